@@ -1,0 +1,354 @@
+"""The kinds of block, and what each must do.
+
+A block is a frozen pydantic config and a plain ``nn.Module`` that its ``build`` returns. The config also says, before
+anything is built, what the block costs and what role each of its parameters plays. A block sees ``Dims`` and the
+blocks it is composed of: never the whole config, the model's name or its own layer index.
+
+Axes: B batch, T tokens, D d_model, H query heads, S stored keys, Dh head_dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from math import prod
+from typing import Any, ClassVar, Literal, Protocol, Self
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from blockzoo.cache import State
+from blockzoo.step import Step
+
+KINDS = ("norm", "mixer", "ffn", "position", "residual", "quantizer")
+
+
+@dataclass(frozen=True)
+class Dims:
+    """What every block may know of the model around it."""
+
+    d_model: int
+    n_layers: int
+    context_length: int
+
+
+# --- parameters and cost ---
+
+
+class Role(StrEnum):
+    """What a parameter is for. Roles decide initialization, weight decay, learning-rate transfer and quantization.
+
+    HIDDEN and RESIDUAL_OUTPUT are the weights of ``nn.Linear`` and ``ExpertLinear``, and may be packed.
+    """
+
+    EMBEDDING = "embedding"
+    HIDDEN = "hidden"  # a matrix from features to features
+    RESIDUAL_OUTPUT = "residual_output"  # the matrix whose output is added to the residual stream
+    OUTPUT = "output"  # the unembedding
+    GAIN = "gain"
+    BIAS = "bias"
+    ROUTER = "router"
+    SINK = "sink"
+    OTHER = "other"
+
+
+Initializer = Callable[[Tensor, torch.Generator], object]
+"""Fills a float32 tensor on the CPU, drawing only from the generator."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter before it exists. ``active``: how many of its elements one token uses (default: all).
+
+    ``init`` overrides what the role would get: gains 1, biases and sinks 0, matrices N(0, std).
+    """
+
+    shape: tuple[int, ...]
+    role: Role
+    active: int | None = None
+    init: Initializer | None = None
+
+    @property
+    def numel(self) -> int:
+        return prod(self.shape)
+
+    @property
+    def active_numel(self) -> int:
+        return self.numel if self.active is None else self.active
+
+
+def filled(value: float) -> Initializer:
+    """An initializer that fills with a constant."""
+    return lambda tensor, generator: tensor.fill_(value)
+
+
+@dataclass(frozen=True)
+class StateTensor:
+    """One tensor of a mixer's cache for one sequence. ``dtype`` None: the cache's own."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype | None = None
+
+    def nbytes(self, cache_dtype: torch.dtype) -> int:
+        return prod(self.shape) * (self.dtype or cache_dtype).itemsize
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a block costs, exact before anything is built.
+
+    ``parameters``: name in the module's state dict -> Parameter. ``flops``: forward, one token decoded at the context
+    asked about, two for each multiply-add of a matrix product (elementwise work is not counted). ``cache``: the
+    tensors that its state holds for one sequence at that context. ``buffers``: tensors of the state dict that no
+    optimizer sees; every buffer of the module must stand here, because modules are built on the meta device and
+    filled afterwards.
+    """
+
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    flops: int = 0
+    cache: tuple[StateTensor, ...] = ()
+    buffers: Mapping[str, Parameter] = field(default_factory=dict)
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            {**self.parameters, **other.parameters},
+            self.flops + other.flops,
+            self.cache + other.cache,
+            {**self.buffers, **other.buffers},
+        )
+
+    def under(self, name: str) -> Cost:
+        """The same cost as a submodule called ``name``."""
+        return Cost(
+            {f"{name}.{key}": parameter for key, parameter in self.parameters.items()},
+            self.flops,
+            self.cache,
+            {f"{name}.{key}": buffer for key, buffer in self.buffers.items()},
+        )
+
+
+def linear_cost(d_in: int, d_out: int, *, bias: bool, role: Role = Role.HIDDEN) -> Cost:
+    """The cost of an ``nn.Linear``."""
+    parameters = {"weight": Parameter((d_out, d_in), role)}
+    if bias:
+        parameters["bias"] = Parameter((d_out,), Role.BIAS)
+    return Cost(parameters, flops=2 * d_in * d_out)
+
+
+# --- configs, one base a kind ---
+
+
+class BlockConfig(BaseModel):
+    """What all blocks' configs share: frozen, unknown keys refused, every field described.
+
+    A field whose annotation is one of the kinds below (``qk_norm: NormConfig | None``) is a reference to a block of
+    that kind: YAML gives it as a mapping with a ``type`` of its own.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, revalidate_instances="never")
+
+    kind: ClassVar[str]
+
+    def check(self, dims: Dims) -> Iterator[tuple[str, str]]:
+        """What is wrong between fields or with these dims: (field, message) pairs. The field may be a dotted path."""
+        yield from ()
+
+    def explicit(self, dims: Dims) -> Self:
+        """The same block with every default that follows from ``dims`` or other fields written out: equal if it
+        computes the same.
+        """
+        return self
+
+
+class QuantizerConfig(BlockConfig):
+    """How one weight is stored: packed tensors that stand for a float matrix ``(..., out, in)``.
+
+    ``weight_bits`` is the storage for one weight, scales included. Rows are packed independently along ``in``.
+    """
+
+    kind: ClassVar[str] = "quantizer"
+
+    @property
+    def weight_bits(self) -> float:
+        raise NotImplementedError
+
+    def refuses(self, shape: tuple[int, ...]) -> str | None:
+        """Why a weight of this shape can't be packed, or None."""
+        return None
+
+    def tensors(self, shape: tuple[int, ...]) -> dict[str, StateTensor]:
+        """Name, shape and dtype of the packed tensors for a weight of this shape."""
+        raise NotImplementedError
+
+    def pack(self, weight: Tensor) -> dict[str, Tensor]:
+        """Round to the nearest representable weight. Raises ValueError for NaN or infinity."""
+        raise NotImplementedError
+
+    def unpack(self, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
+        """The weight that packed tensors stand for, in ``dtype``."""
+        raise NotImplementedError
+
+    def invalid(self, part: str, tensor: Tensor) -> str | None:
+        """Why a stored tensor of this name holds no weights, or None. NaN in a float one is looked for elsewhere."""
+        return None
+
+
+class NormConfig(BlockConfig):
+    """norm: ``(..., dim) -> (..., dim)``, dtype kept."""
+
+    kind: ClassVar[str] = "norm"
+
+    def build(self, dim: int) -> nn.Module:
+        raise NotImplementedError
+
+    def cost(self, dim: int) -> Cost:
+        raise NotImplementedError
+
+
+PositionForm = Literal["none", "rotating", "biasing", "additive"]
+
+
+class PositionConfig(BlockConfig):
+    """A position encoding. ``form`` says where it acts: on queries and keys, on scores, or on the embedding."""
+
+    kind: ClassVar[str] = "position"
+    form: ClassVar[PositionForm]
+
+
+class AdditivePositionConfig(PositionConfig):
+    """A position vector added to the embedding: the module maps positions (B, T) to (B, T, D)."""
+
+    form: ClassVar[PositionForm] = "additive"
+
+    def build(self, dims: Dims) -> nn.Module:
+        raise NotImplementedError
+
+    def cost(self, dims: Dims) -> Cost:
+        raise NotImplementedError
+
+
+class AttentionPosition(Protocol):
+    """What the module of an attention position does; one that rotates has no bias, and the other way round."""
+
+    def rotate(self, q: Tensor, k: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+        """q (B, H, T, Dh) and k (B, Hk, T, Dh), turned by their positions; dtypes kept."""
+        ...
+
+    def bias(self, positions: Tensor, key_positions: Tensor) -> Tensor | None:
+        """What is added to the scores of queries at (B, T) and keys at (B, S): (B, H, T, S) float32, or None."""
+        ...
+
+
+class AttentionPositionConfig(PositionConfig):
+    """A position encoding inside attention; the mixer builds it for its own head_dim and heads."""
+
+    def build(self, head_dim: int, n_heads: int) -> nn.Module:
+        """A module that is an ``AttentionPosition``. Raises ValueError for a head_dim it can't do."""
+        raise NotImplementedError
+
+    def cost(self, head_dim: int, n_heads: int) -> Cost:
+        return Cost()
+
+
+class QuantizableConfig(BlockConfig):
+    """A block whose linear and expert weights may be stored packed."""
+
+    quantizer: QuantizerConfig | None = Field(
+        None, description="how this block's weights are stored; default: the layer's or the model's quantizer"
+    )
+
+
+class MixerConfig(QuantizableConfig):
+    """A token mixer: ``(x (B, T, D), step, state) -> (B, T, D)``, causal by its own contract.
+
+    ``positions`` declares which forms of position it takes. An inherited position of another form is dropped, an
+    explicit one is an error.
+    """
+
+    kind: ClassVar[str] = "mixer"
+    positions: ClassVar[frozenset[PositionForm]] = frozenset({"none"})
+
+    def build(self, dims: Dims, position: AttentionPositionConfig) -> nn.Module:
+        """A module with ``forward(x, step, state=None)`` and ``new_state(batch_size, max_length, device, dtype)``."""
+        raise NotImplementedError
+
+    def cost(self, dims: Dims, position: AttentionPositionConfig, context: int) -> Cost:
+        """``context``: how many tokens the decoded token looks back on, itself included."""
+        raise NotImplementedError
+
+
+class Mixer(Protocol):
+    """What the module of a mixer does."""
+
+    def forward(self, x: Tensor, step: Step, state: State | None = None) -> Tensor: ...
+
+    def new_state(self, batch_size: int, max_length: int, device: torch.device, dtype: torch.dtype) -> State: ...
+
+
+Aux = dict[str, Tensor]
+"""What a layer reports beside its output, by name; empty for dense ones. ``balance_loss`` is added to the training
+loss; ``expert_load`` (n_experts,) is the fraction of routed tokens each expert took.
+"""
+
+LinearFactory = Callable[..., nn.Module]
+"""``(d_in, d_out, bias=...) -> module``: ``nn.Linear``, or a stack of experts' matrices in its place."""
+
+
+class FFNConfig(QuantizableConfig):
+    """A feed-forward block: ``(x (..., D)) -> (y (..., D), aux)``.
+
+    One with ``stackable = True`` writes all its weights through ``linear`` and passes ``*which`` of
+    ``forward(x, *which)`` on to every one of them: that is what lets a mixture of experts stack it.
+    """
+
+    kind: ClassVar[str] = "ffn"
+    stackable: ClassVar[bool] = False
+
+    def build(self, dims: Dims, linear: LinearFactory = nn.Linear) -> nn.Module:
+        raise NotImplementedError
+
+    def cost(self, dims: Dims) -> Cost:
+        raise NotImplementedError
+
+
+class ResidualConfig(BlockConfig):
+    """How a layer joins norms, mixer and ffn: ``(x, step, state) -> (x, aux)``. It is the layer's module."""
+
+    kind: ClassVar[str] = "residual"
+
+    def norms(self, has_mixer: bool, has_ffn: bool) -> tuple[str, ...]:
+        """The names of the norms that the module makes, each over d_model."""
+        raise NotImplementedError
+
+    def build(
+        self, dims: Dims, mixer: nn.Module | None, ffn: nn.Module | None, norm: Callable[[], nn.Module]
+    ) -> nn.Module:
+        """``mixer`` and ``ffn`` become submodules of these names, norms of the names that ``norms`` gives."""
+        raise NotImplementedError
+
+    def cost(self, dims: Dims) -> Cost:
+        """Parameters of its own, beside norms, mixer and ffn."""
+        return Cost()
+
+
+BASES: dict[str, type[BlockConfig]] = {
+    "norm": NormConfig,
+    "mixer": MixerConfig,
+    "ffn": FFNConfig,
+    "position": PositionConfig,
+    "residual": ResidualConfig,
+    "quantizer": QuantizerConfig,
+}
+
+
+def nested_kinds(config: type[BlockConfig]) -> dict[str, type[BlockConfig]]:
+    """The fields of a config class that are references to other blocks: field -> base class of the kind wanted."""
+    found: dict[str, type[BlockConfig]] = {}
+    for name, info in config.model_fields.items():
+        candidates: list[Any] = [info.annotation, *getattr(info.annotation, "__args__", ())]
+        for candidate in candidates:
+            if isinstance(candidate, type) and issubclass(candidate, BlockConfig) and hasattr(candidate, "kind"):
+                found[name] = candidate
+    return found

@@ -1,0 +1,122 @@
+"""Files and folders that appear whole or not at all: written beside their place, synced, renamed.
+
+An interrupted writer leaves what stood there before, and at most a hidden temporary (``.name.writing-...``) beside it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from blockzoo.errors import CheckpointError
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """A binary file to write, which takes the place of ``path`` when the block ends without an exception.
+
+    Raises CheckpointError when the system refuses: no such folder, no permission, a full disk.
+    """
+    with _readable_errors(path):
+        number, name = tempfile.mkstemp(prefix=f".{path.name}.writing-", dir=path.parent)
+        try:
+            with os.fdopen(number, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(name, 0o666 & ~_umask())
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+
+
+def write_file(path: Path, data: bytes | str) -> None:
+    """Write one file whole. Text is UTF-8."""
+    with new_file(path) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+
+
+@contextmanager
+def new_folder(path: Path, replaceable: Callable[[str], bool] = lambda name: False) -> Iterator[Path]:
+    """A folder to fill, which becomes ``path`` when the block ends without an exception.
+
+    An existing folder is replaced only if it holds nothing but files whose names are ``replaceable``. Raises
+    CheckpointError otherwise, and when the system refuses.
+    """
+    path = path.absolute()
+    _check_replaceable(path, replaceable)
+    with _readable_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.writing-", dir=path.parent))
+        try:
+            yield temporary
+            _sync_tree(temporary)
+            temporary.chmod(0o777 & ~_umask())
+            _take_place(temporary, path)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        _sync_folder(path.parent)
+
+
+def _check_replaceable(path: Path, replaceable: Callable[[str], bool]) -> None:
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        raise CheckpointError(f"{path}: is there already and is no folder; choose another place")
+    kept = sorted(entry.name for entry in path.iterdir() if not replaceable(entry.name)) if path.is_dir() else []
+    if kept:
+        shown = ", ".join(kept[:3]) + (", ..." if len(kept) > 3 else "")
+        raise CheckpointError(f"{path}: holds other files ({shown}); choose an empty or new folder")
+
+
+def _take_place(temporary: Path, path: Path) -> None:
+    if not path.exists():
+        os.rename(temporary, path)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.replaced-", dir=path.parent))
+    os.rename(path, aside)
+    try:
+        os.rename(temporary, path)
+    except BaseException:
+        os.rename(aside, path)
+        raise
+    shutil.rmtree(aside)
+
+
+def _sync_tree(folder: Path) -> None:
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with open(Path(parent) / name, "rb") as file:
+                os.fsync(file.fileno())
+        _sync_folder(Path(parent))
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make renames durable, where the system lets a folder be synced."""
+    if os.name == "posix":
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
+
+
+def _umask() -> int:
+    """What the user's mask takes away; temporaries are made private and files must not stay so."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+@contextmanager
+def _readable_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(f"{path}: can't be written ({error.strerror or error}); nothing was changed") from error

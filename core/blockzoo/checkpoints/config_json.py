@@ -1,0 +1,117 @@
+"""Reading another library's config.json: each key resolved by itself, none ignored without being known to be harmless.
+
+Files of several library versions mix, so a key may have twins: the first that is there and not null counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from math import isfinite
+from typing import Any, NoReturn
+
+from blockzoo.errors import CheckpointError
+
+REQUIRED: Any = object()
+
+HARMLESS = frozenset(
+    """
+    _attn_implementation _attn_implementation_autoset _commit_hash _name_or_path architectures attn_implementation
+    attribute_map bad_words_ids begin_suppress_tokens bos_token_id chunk_size_feed_forward decoder_start_token_id
+    diversity_penalty do_sample dtype early_stopping encoder_no_repeat_ngram_size eos_token_id exponential_decay_length_penalty
+    finetuning_task forced_bos_token_id forced_eos_token_id gradient_checkpointing id2label initializer_range
+    keys_to_ignore_at_inference label2id length_penalty max_length min_length model_name model_type name_or_path
+    no_repeat_ngram_size num_beam_groups num_beams num_labels num_return_sequences output_attentions output_hidden_states
+    output_router_logits output_scores pad_token_id prefix pretraining_tp problem_type remove_invalid_values
+    repetition_penalty return_dict return_dict_in_generate router_aux_loss_coef sep_token_id summary_activation
+    summary_first_dropout summary_proj_to_labels summary_type summary_use_proj suppress_tokens task_specific_params
+    temperature tie_last_hidden_states tokenizer_class top_k top_p torch_dtype torchscript transformers_version typical_p
+    unk_token_id unsloth_fixed unsloth_version use_bfloat16 use_cache
+    """.split()
+)
+"""Keys that say how to generate, train, label or print, not what the model computes."""
+
+
+class ConfigJSON:
+    """One config.json while it is read. Every method that takes ``names`` tries them in order; null is absent."""
+
+    def __init__(self, values: Mapping[str, Any], where: str = "config.json") -> None:
+        self.values = values
+        self.where = where
+        self.seen: set[str] = set()
+
+    def raw(self, *names: str, default: Any = None) -> Any:
+        """The value as it stands."""
+        self.seen.update(names)
+        found = next((self.values[name] for name in names if self.values.get(name) is not None), default)
+        if found is REQUIRED:
+            self.fail(names[0], "is missing")
+        return found
+
+    def integer(self, *names: str, default: Any = REQUIRED, least: int = 1, most: int = 2**26) -> int:
+        value = self.raw(*names, default=default)
+        if type(value) is not int or not least <= value <= most:
+            self.fail(names[0], f"is {_shown(value)}; it must be a whole number from {least} to {most}")
+        return value
+
+    def number(self, *names: str, default: Any = REQUIRED, least: float = 0.0) -> float:
+        value = self.raw(*names, default=default)
+        if type(value) not in (int, float) or abs(value) > 1e300 or not isfinite(value) or value < least:
+            self.fail(names[0], f"is {_shown(value)}; it must be a number of at least {least}")
+        return float(value)
+
+    def flag(self, *names: str, default: Any = REQUIRED) -> bool:
+        value = self.raw(*names, default=default)
+        if type(value) is not bool:
+            self.fail(names[0], f"is {_shown(value)}; it must be true or false")
+        return value
+
+    def choice(self, name: str, choices: Mapping[str, str], default: Any = REQUIRED) -> str:
+        """What ``choices`` has for the value."""
+        value = self.raw(name, default=default)
+        if not isinstance(value, str) or value not in choices:
+            self.fail(name, f"is {_shown(value)}; blockzoo knows {', '.join(choices)}")
+        return choices[value]
+
+    def mapping(self, *names: str) -> ConfigJSON | None:
+        """A nested object, or None."""
+        value = self.raw(*names)
+        if value is None:
+            return None
+        if not isinstance(value, dict):
+            self.fail(names[0], f"is {_shown(value)}; it must be an object")
+        return ConfigJSON(value, f"{self.where}: {names[0]}")
+
+    def names(self, name: str, length: int, choices: Collection[str]) -> list[str] | None:
+        """A list of ``length`` words out of ``choices``, or None."""
+        value = self.raw(name)
+        if value is not None and not (isinstance(value, list) and len(value) == length and set(map(str, value)) <= set(choices)):
+            self.fail(name, f"must be a list of {length} words out of {', '.join(choices)}")
+        return value
+
+    def must_be(self, name: str, *accepted: object) -> None:
+        """Refuse a value whose meaning blockzoo does not have; absent is fine."""
+        value = self.raw(name)
+        if value is not None and not any(value == a and type(value) is type(a) for a in accepted):
+            self.fail(name, f"is {_shown(value)}, which blockzoo does not do; it reads {', '.join(map(_shown, accepted))}")
+
+    def finish(self) -> None:
+        """Refuse what no one looked at, unless it is harmless or says nothing (null, false, empty)."""
+        unknown = sorted(
+            key
+            for key, value in self.values.items()
+            if key not in self.seen and key not in HARMLESS and value not in (None, False, 0, "", [], {})
+        )
+        if unknown:
+            raise CheckpointError(
+                f"{self.where}: keys that blockzoo does not know: {', '.join(map(_shown, unknown[:20]))}; remove those that do"
+                " not change what the model computes"
+            )
+
+    def fail(self, name: str, message: str) -> NoReturn:
+        raise CheckpointError(f"{self.where}: '{name}' {message}")
+
+
+def _shown(value: object) -> str:
+    words = {None: "null", True: "true", False: "false"}
+    text = words[value] if value is None or isinstance(value, bool) else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,210 @@
+"""Key maps: which tensor of a checkpoint is which parameter, said once and read in both directions.
+
+A rule names a stored tensor and the canonical one (or several, fused) that it holds. It never moves data: it gives, for each
+canonical tensor, the view of the stored one that holds it. Loading copies out of these views, saving copies into them.
+
+Templates: ``{layer}`` and ``{expert}`` count, ``{prefix}`` is one of the map's prefixes. A canonical name that ends in
+``[{expert}]`` is one row of a stacked tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from blockzoo.checkpoints.folder import shortened
+from blockzoo.checkpoints.safetensors_io import StoredTensor
+from blockzoo.errors import CheckpointError
+
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+ROW = "[{expert}]"
+
+
+class Want(NamedTuple):
+    """What a model has under a canonical name. ``dtype`` None: any float."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype | None
+
+
+class Target(NamedTuple):
+    """A canonical tensor, or one row of it."""
+
+    name: str
+    row: int | None = None
+
+    def of(self, tensor: Tensor) -> Tensor:
+        return tensor if self.row is None else tensor[self.row]
+
+    def shape(self, want: Want) -> tuple[int, ...]:
+        return want.shape if self.row is None else want.shape[1:]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One stored tensor <-> the canonical ones in it.
+
+    ``transposed``: its last two axes are swapped. Where it holds several, they lie along ``axis`` (negative, counted after
+    the swap): one after the other, or interleaved (even rows the first, odd rows the second).
+    """
+
+    stored: str
+    canonical: tuple[str, ...]
+    transposed: bool = False
+    axis: int = -1
+    interleaved: bool = False
+
+    @property
+    def plain(self) -> bool:
+        return len(self.canonical) == 1 and not self.transposed
+
+    def stored_shape(self, shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+        """The shape that holds canonical tensors of these shapes."""
+        shape = list(shapes[0])
+        shape[self.axis] = sum(s[self.axis] for s in shapes)
+        if self.transposed:
+            shape[-1], shape[-2] = shape[-2], shape[-1]
+        return tuple(shape)
+
+    def views(self, stored: Tensor, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
+        """The parts of a stored tensor, one for each canonical tensor, sharing its memory."""
+        whole = stored.transpose(-1, -2) if self.transposed else stored
+        if len(shapes) == 1:
+            return [whole]
+        if self.interleaved:
+            return [whole[_along(self.axis, slice(i, None, len(shapes)))] for i in range(len(shapes))]
+        return list(whole.split([shape[self.axis] for shape in shapes], dim=self.axis))
+
+
+def _along(axis: int, part: slice) -> tuple[object, ...]:
+    """An index that takes ``part`` of a negative axis and all of the others."""
+    return (..., part, *(slice(None) for _ in range(-axis - 1)))
+
+
+def same(stored: str, canonical: str) -> Rule:
+    """A tensor that only has another name."""
+    return Rule(stored, (canonical,))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A rule applied: one stored tensor of one model."""
+
+    stored: str
+    rule: Rule
+    targets: tuple[Target, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    dtype: torch.dtype | None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.rule.stored_shape(self.shapes)
+
+    def views(self, stored: Tensor) -> list[Tensor]:
+        return self.rule.views(stored, self.shapes)
+
+
+@dataclass(frozen=True)
+class KeyMap:
+    """The rules of a layout. ``prefixes``: what may stand before its keys, the one that is written first.
+
+    ``weightless``: templates of stored buffers that carry no weight, matched exactly. ``copies``: stored template of a second
+    copy of a tied weight -> template of the first; a copy must equal it and is not written.
+    """
+
+    rules: tuple[Rule, ...]
+    prefixes: tuple[str, ...] = ("",)
+    weightless: tuple[str, ...] = ()
+    copies: Mapping[str, str] = field(default_factory=dict)
+
+    def prefix_of(self, stored: Sequence[str] | Mapping[str, object]) -> str:
+        """The prefix that most of these keys have; the one that is written where none has any."""
+        return max(self.prefixes, key=lambda prefix: sum(name.startswith(prefix) for name in stored if prefix) or -len(prefix))
+
+    def entries(self, wanted: Mapping[str, Want], prefix: str | None = None) -> list[Entry]:
+        """Every stored tensor of a model that has these canonical tensors.
+
+        Raises CheckpointError if a tensor has no place in this layout, or only some of those that share one exist.
+        """
+        prefix = self.prefixes[0] if prefix is None else prefix
+        layers = 1 + max((int(name.split(".")[1]) for name in wanted if name.startswith("layers.")), default=-1)
+        entries = [e for rule in self.rules for layer in _range(rule, layers) for e in _apply(rule, wanted, layer, prefix)]
+        placed = [(target.name, target.row) for entry in entries for target in entry.targets]
+        assert len(placed) == len(set(placed)), "two rules for one tensor"
+        homeless = sorted(set(wanted) - {name for name, _ in placed})
+        if homeless:
+            raise CheckpointError("\n".join(["this layout has no place for these tensors:", *shortened(homeless)]))
+        return entries
+
+    def is_weightless(self, name: str, prefix: str) -> bool:
+        return any(_matches(template, name, prefix) for template in self.weightless)
+
+
+def identity(wanted: Mapping[str, Want]) -> list[Entry]:
+    """The entries of the native layout: every tensor under its canonical name."""
+    return [Entry(name, same(name, name), (Target(name),), (want.shape,), want.dtype) for name, want in wanted.items()]
+
+
+def _range(rule: Rule, layers: int) -> range:
+    return range(layers if "{layer}" in rule.stored else 1)
+
+
+def _apply(rule: Rule, wanted: Mapping[str, Want], layer: int, prefix: str) -> Iterator[Entry]:
+    names = [template.removesuffix(ROW).format(layer=layer) for template in rule.canonical]
+    there = [name for name in names if name in wanted]
+    if not there:
+        return
+    if len(there) < len(names):
+        absent = ", ".join(sorted(set(names) - set(there)))
+        raise CheckpointError(f"this layout stores {', '.join(names)} in one tensor, but the model has no {absent}")
+    wants = [wanted[name] for name in names]
+    rows = range(wants[0].shape[0]) if rule.canonical[0].endswith(ROW) else [None]
+    for row in rows:
+        targets = tuple(Target(name, row) for name in names)
+        shapes = tuple(target.shape(want) for target, want in zip(targets, wants, strict=True))
+        stored = rule.stored.format(layer=layer, expert=row, prefix=prefix)
+        yield Entry(stored, rule, targets, shapes, wants[0].dtype)
+
+
+def _matches(template: str, name: str, prefix: str) -> bool:
+    """Whether a name is a template with some layer number put in."""
+    before, counter, after = template.replace("{prefix}", prefix).partition("{layer}")
+    if not counter:
+        return name == before
+    number = name[len(before) : len(name) - len(after)]
+    return name == f"{before}{number}{after}" and number.isdecimal()
+
+
+def check(entries: Sequence[Entry], stored: Mapping[str, StoredTensor], where: str, allowed: Sequence[str] = ()) -> None:
+    """Each stored tensor used exactly once, with its shape and kind of dtype; ``allowed`` are extra and known.
+
+    Raises CheckpointError with everything that is wrong, at once.
+    """
+    expected = {entry.stored: entry for entry in entries}
+    assert len(expected) == len(entries), "two rules write one key"
+    problems = [f"missing: '{name}' {tuple(entry.shape)}" for name, entry in expected.items() if name not in stored]
+    problems += [f"not known in this layout: '{name}'" for name in sorted(set(stored) - set(expected) - set(allowed))]
+    for name, entry in expected.items():
+        tensor = stored.get(name)
+        if tensor is None:
+            continue
+        if tensor.shape != entry.shape:
+            problems.append(f"'{name}' has shape {tensor.shape}, the config wants {entry.shape}")
+        if tensor.dtype not in (FLOATS if entry.dtype is None else (entry.dtype,)):
+            kind = "a float" if entry.dtype is None else str(entry.dtype).removeprefix("torch.")
+            problems.append(f"'{name}' is {str(tensor.dtype).removeprefix('torch.')}, the config wants {kind}")
+    if problems:
+        raise CheckpointError("\n".join([f"{where}: does not fit its config:", *shortened(problems)]))
+
+
+def check_size(wanted: Mapping[str, Want], stored: Mapping[str, StoredTensor], where: str) -> None:
+    """Refuse a config that promises far more than the files hold before anything is listed tensor by tensor."""
+    promised = sum(prod(want.shape) for want in wanted.values())
+    held = sum(prod(tensor.shape) for tensor in stored.values())
+    if promised > 2 * held + 2**20:
+        raise CheckpointError(f"{where}: its config describes {promised:,} weights, its files hold {held:,}")

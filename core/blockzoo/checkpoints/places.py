@@ -1,0 +1,90 @@
+"""Where loaded tensors go: straight into the model, or through a quantizer where it stores them otherwise than the file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from blockzoo.accounting import parameters_of
+from blockzoo.blocks import QuantizerConfig
+from blockzoo.checkpoints.keymap import Target, Want
+from blockzoo.errors import CheckpointError
+from blockzoo.model import Decoder
+from blockzoo.quantization import packed_names
+
+
+class Places:
+    """The live storage of an unbound model, by canonical name.
+
+    A weight that is stored as floats and held packed, or stored packed and held as a trainable master, is gathered apart and
+    converted when it is whole: one such weight at a time beside the model, where a file keeps its parts together.
+    """
+
+    def __init__(self, model: Decoder, stored: Mapping[str, Want], keep_dtypes: bool) -> None:
+        self._model = model
+        self._live = model.state_dict()
+        self._stored = stored
+        self._keep_dtypes = keep_dtypes
+        self._quantizers = packed_names(model.config, parameters_of(model.config))
+        self._gathered: dict[str, dict[str, Tensor]] = {}
+        self._missing: dict[str, int] = {}
+
+    def put(self, target: Target, values: Tensor, row: int = 0) -> None:
+        """Copy values into a canonical tensor (or its row), from ``row`` of that on."""
+        name = target.name
+        if name in self._live:
+            if self._keep_dtypes and self._live[name].dtype != values.dtype:
+                self._retype(name, values.dtype)
+            place = self._live[name]
+        else:
+            place = self._gather(name, values.dtype)
+        place = target.of(place)
+        (place if values.dim() == 0 else place[row : row + len(values)]).copy_(values)
+        if name not in self._live:
+            self._count(name, values.numel())
+
+    def invalid(self, target: Target, values: Tensor) -> str | None:
+        """Why these values of a packed tensor hold no weights, or None."""
+        weight, _, part = target.name.rpartition(".")
+        quantizer = self._quantizers.get(weight)
+        return None if quantizer is None or target.name not in self._stored else quantizer.invalid(part, values)
+
+    def finish(self) -> None:
+        assert not self._gathered, sorted(self._gathered)
+
+    def _retype(self, name: str, dtype: torch.dtype) -> None:
+        """Give a parameter or buffer storage of another dtype, before anything is in it."""
+        owner, _, leaf = name.rpartition(".")
+        tensor = getattr(self._model.get_submodule(owner), leaf)
+        tensor.data = torch.empty_like(tensor.data, dtype=dtype)
+        self._live[name] = tensor.data
+
+    def _weight_of(self, name: str) -> tuple[str, QuantizerConfig]:
+        weight = name if name in self._quantizers else name.rpartition(".")[0]
+        if weight not in self._quantizers:
+            raise CheckpointError(f"'{name}' is stored packed, but the config as overridden has no quantizer for it")
+        return weight, self._quantizers[weight]
+
+    def _gather(self, name: str, dtype: torch.dtype) -> Tensor:
+        weight, _ = self._weight_of(name)
+        if weight not in self._gathered:
+            parts = [n for n in self._stored if n == weight or n.rpartition(".")[0] == weight]
+            self._gathered[weight] = {n: torch.empty(self._stored[n].shape, dtype=self._stored[n].dtype or dtype) for n in parts}
+            self._missing[weight] = sum(tensor.numel() for tensor in self._gathered[weight].values())
+        return self._gathered[weight][name]
+
+    def _count(self, name: str, values: int) -> None:
+        weight, quantizer = self._weight_of(name)
+        self._missing[weight] -= values
+        if self._missing[weight]:
+            return
+        parts = self._gathered.pop(weight)
+        if weight in parts:
+            for part, tensor in quantizer.pack(parts[weight]).items():
+                self._live[f"{weight}.{part}"].copy_(tensor)
+        else:
+            master = self._live[weight]
+            packed = {n.rpartition(".")[2]: tensor for n, tensor in parts.items()}
+            master.copy_(quantizer.unpack(packed, master.dtype))

@@ -1,0 +1,163 @@
+"""The frame of the command line: global options, lazy verbs, and what becomes of errors.
+
+Exit status 0 on success, 1 for a run that failed (or a defect of ours), 2 for input the user must fix, 130 after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import typer
+import typer.core
+
+from blockzoo.cli.verbs import Verb, as_command, foreign_verbs, own_verbs
+from blockzoo.discovery import BROKEN, own_version
+from blockzoo.errors import BlockzooError, ConfigError, RunError, nearest
+from blockzoo.selection import Selection, parse
+
+OK, FAILED, WRONG_INPUT, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
+USERS_TO_FIX = frozenset(
+    getattr(errno, name)
+    for name in "ENOSPC EDQUOT EFBIG EACCES EPERM EROFS ENOENT EISDIR ENOTDIR EEXIST ENAMETOOLONG ELOOP".split()
+)
+# typer uses the installed click or carries one of its own, by its version: this is the base of that click's errors
+ClickError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
+
+
+class LazyGroup(typer.core.TyperGroup):
+    """Verbs by name: a module is imported when its verb is run or asked for help, never for ``blockzoo --help``."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*own_verbs(), *foreign_verbs(_selection(ctx.params))[0]]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        selection = _selection(ctx.params)
+        verb = own_verbs().get(cmd_name) or foreign_verbs(selection)[0].get(cmd_name)
+        if verb is None:
+            return None
+        command = as_command(cmd_name, verb.load())
+        if verb.loads_plugins and command.callback is not None:
+            command.callback = _after_loading(command.callback)
+        return command
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        known = self.list_commands(ctx)
+        if args and args[0] not in known and not args[0].startswith("-"):
+            ctx.fail(f"no verb '{args[0]}'{nearest(args[0], known)}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        foreign, refused = foreign_verbs(_selection(ctx.params))
+        verbs: list[Verb] = [*own_verbs().values(), *foreign.values()]
+        with formatter.section("Verbs"):
+            formatter.write_dl([(verb.name, verb.help) for verb in verbs])
+        if refused:
+            with formatter.section("Refused"):
+                formatter.write_dl([("", line) for line in refused])
+
+
+def _after_loading(callback: Callable[..., Any]) -> Callable[..., Any]:
+    """The verb, run once plugins are loaded and the broken ones said, a line each."""
+
+    @functools.wraps(callback)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        from blockzoo.plugins import host
+
+        for plugin in host().plugins:
+            if plugin.state in BROKEN:
+                _say("warning", f"plugin '{plugin.name}' {plugin.state}: {plugin.error}")
+        return callback(*args, **kwargs)
+
+    return run
+
+
+app = typer.Typer(cls=LazyGroup, add_completion=False, rich_markup_mode=None, no_args_is_help=False)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"blockzoo {own_version()}")
+        raise typer.Exit
+
+
+@app.callback(help="Assemble, train and compare language models from interchangeable blocks.")
+def root(
+    context: typer.Context,
+    no_plugins: Annotated[bool, typer.Option("--no-plugins", help="load the built-in plugins only")] = False,
+    plugins: Annotated[str | None, typer.Option(metavar="A,B", help="load the built-in plugins and exactly these")] = None,
+    traceback: Annotated[bool, typer.Option("--traceback", help="show where in the code an error arose")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print it")] = False,
+) -> None:
+    if no_plugins or plugins is not None:
+        _selection(context.params).export()
+
+
+def _selection(params: dict[str, Any]) -> Selection:
+    """Flags over environment; what is denied stays denied."""
+    selection = Selection.from_environment()
+    if params.get("no_plugins") and params.get("plugins") is not None:
+        raise typer.BadParameter("--no-plugins and --plugins exclude each other")
+    if params.get("no_plugins"):
+        return Selection(frozenset(), selection.deny)
+    if params.get("plugins") is not None:
+        return Selection(parse(params["plugins"]) or frozenset(), selection.deny)
+    return selection
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    group: Any = typer.main.get_command(app)
+    show_traceback = False
+    try:
+        with group.make_context("blockzoo", arguments) as context:
+            show_traceback = context.params["traceback"]
+            group.invoke(context)
+            sys.stdout.flush()
+    except typer.Exit as stop:
+        return stop.exit_code
+    except BrokenPipeError:  # the reader has seen enough; nothing may be written at interpreter exit either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except (KeyboardInterrupt, typer.Abort):
+        _say("interrupted")
+        return INTERRUPTED
+    except ClickError as error:
+        where = getattr(error, "ctx", None)
+        hint = f"; see '{where.command_path} --help'" if where else ""
+        _say("error", error.format_message().rstrip(".") + hint)
+        return WRONG_INPUT
+    except Exception as error:
+        if show_traceback:
+            traceback.print_exc()
+        return _report(error)
+    return OK
+
+
+def _report(error: Exception) -> int:
+    if isinstance(error, ConfigError):
+        for problem in error.problems:
+            _say("error", str(problem))
+        return WRONG_INPUT
+    if isinstance(error, BlockzooError):
+        _say("error", str(error))
+        return WRONG_INPUT
+    if isinstance(error, RunError):
+        _say("error", str(error))
+        return FAILED
+    if isinstance(error, OSError) and error.errno in USERS_TO_FIX:
+        place = f"{error.filename}: " if error.filename is not None else ""
+        _say("error", f"{place}{error.strerror}")
+        return WRONG_INPUT
+    _say("error", f"{type(error).__name__}: {error}", "not the input's fault, as far as we know; --traceback shows where")
+    return FAILED
+
+
+def _say(*parts: str) -> None:
+    print("blockzoo: " + ": ".join(part for part in parts if part), file=sys.stderr, flush=True)

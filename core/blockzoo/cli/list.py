@@ -1,0 +1,65 @@
+"""``blockzoo list``: what can be named in YAML and on the command line."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from blockzoo.blocks import KINDS
+from blockzoo.cli.output import print_json, table
+from blockzoo.config import shipped
+from blockzoo.errors import InputError, nearest
+from blockzoo.plugins import host
+from blockzoo.registry import Registry
+
+OTHERS = ("op", "kernel", "family", "config")
+
+
+def command(
+    kind: Annotated[str | None, typer.Argument(help="norm, mixer, ..., op, kernel, family or config; default: all")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON document")] = False,
+) -> None:
+    """List configs, blocks by kind, ops, kernels and families, with the plugin that brings each."""
+    kinds = (*KINDS, *OTHERS)
+    if kind is not None and kind not in kinds:
+        raise InputError(f"no kind '{kind}'{nearest(kind, kinds)}")
+    registry = host().registry
+    found = {one: entries(registry, one) for one in kinds if kind in (None, one)}
+    if as_json:
+        print_json(found)
+        return
+    for one, rows in found.items():
+        if rows:
+            columns = [key for key in rows[0] if key != "path" or kind == "config"]
+            table(one, columns, [[row[key] for key in columns] for row in rows])
+            print()
+
+
+def entries(registry: Registry, kind: str) -> list[dict[str, Any]]:
+    """Everything of one kind: the name to write, the plugin, and a line about it."""
+    if kind == "config":
+        plugins = {folder: plugin for plugin, folders in registry.config_folders.items() for folder in folders}
+        return [
+            {"name": name, "plugin": next(plugins[p] for p in path.parents if p in plugins), "path": str(path)}
+            for name, path in shipped(registry).items()
+        ]
+    rows = []
+    for name in registry.names(kind):
+        thing = registry.get(kind, name)
+        row: dict[str, Any] = {"name": name, "plugin": registry.canonical(kind, name).partition(":")[0]}
+        if kind == "kernel":
+            op, kernel = thing
+            row |= {"op": op, "priority": kernel.priority, "backward": kernel.backward}
+            row["layout"] = "canonical" if kernel.layout is None else kernel.layout.name
+        elif kind == "op":
+            row["about"] = _first_line(thing.reference)
+        elif kind in KINDS:
+            row["about"] = _first_line(thing)
+        rows.append(row)
+    return rows
+
+
+def _first_line(thing: object) -> str:
+    lines = (getattr(thing, "__doc__", None) or "").strip().splitlines()
+    return lines[0].replace("``", "") if lines else ""

@@ -1,0 +1,82 @@
+"""``blockzoo train``: one model from YAML, into a run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from blockzoo.cli.output import note, print_json, table
+from blockzoo.cli.reading import overrides_of
+from blockzoo.config import load_config
+from blockzoo.experiments.recipe import read_recipe
+from blockzoo.plugins import host
+from blockzoo.tokenizers import load_tokenizer, tokenizer_name
+from blockzoo.training.data import prepare
+from blockzoo.training.interrupt import Interrupted
+from blockzoo.training.progress import ProgressBar
+from blockzoo.training.run import Run, RunFolder
+
+INTERRUPTED = 130
+
+
+def command(
+    config: Annotated[str, typer.Argument(metavar="CONFIG", help="a shipped name or a YAML file: the model")],
+    recipe: Annotated[Path | None, typer.Option(metavar="FILE", help="YAML with the sections train and data")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="override by dotted key: of the model, train.* or data.*"),
+    ] = None,
+    data: Annotated[Path | None, typer.Option(metavar="PATH", help="a text file or a folder of them")] = None,
+    steps: Annotated[int | None, typer.Option(metavar="N", help="optimizer steps")] = None,
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="where run folders are kept")] = Path("runs"),
+    resume: Annotated[
+        bool, typer.Option("--resume/--restart", help="go on from the last checkpoint, or throw the run away first")
+    ] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON document")] = False,
+) -> None:
+    """Train one model. The run's folder is named by the hash of all that decides its numbers; Ctrl-C saves."""
+    registry = host().registry
+    mine, models = _apart(overrides_of(settings or ()))
+    if data is not None:
+        mine["data.path"] = str(data)
+    if steps is not None:
+        mine |= {"train.steps": steps, "train.tokens": None}
+    model = load_config(config, models, registry=registry)
+    plan = read_recipe(recipe, mine, context_length=model.context_length)
+    name = tokenizer_name(model, registry=registry)
+    tokens = prepare(plan.data, load_tokenizer(name, registry=registry), name, out / "data")
+    run = Run(model, plan.train, tokens, out, registry, name)
+    before = run.folder.status()["state"]
+    note(f"{run.folder.path}: " + {"done": "done already", "new": "new run"}.get(before, f"{before}, going on"))
+    try:
+        folder = run.execute(ProgressBar(), restart=not resume)
+    except Interrupted as stop:
+        note(f"blockzoo: {stop}")
+        raise typer.Exit(INTERRUPTED) from stop
+    show(folder, as_json)
+
+
+def show(folder: RunFolder, as_json: bool) -> None:
+    """The figures of a finished run."""
+    result = folder.result()
+    assert result is not None
+    if as_json:
+        print_json({"folder": str(folder.path), "model": str(folder.model), **result})
+        return
+    rows = [
+        ("bits per byte, held out", f"{result['bits_per_byte']:.4f}"),
+        ("training loss, end (nats)", f"{result['train_loss']:.4f}"),
+        ("tokens", f"{result['tokens']:,}"),
+        ("training tokens/s", f"{result['tokens_per_second']:,.0f}"),
+        ("run folder", folder.path),
+    ]
+    table("", ["", ""], rows)
+    note(f"try: blockzoo generate {folder.path} --prompt '...'")
+
+
+def _apart(overrides: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Overrides of the recipe and overrides of the model."""
+    mine = {key: value for key, value in overrides.items() if key.partition(".")[0] in ("train", "data")}
+    return mine, {key: value for key, value in overrides.items() if key not in mine}

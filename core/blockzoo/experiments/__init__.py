@@ -1,0 +1,1 @@
+"""Experiments: arms that are trained alike and set side by side."""

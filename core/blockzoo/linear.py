@@ -1,0 +1,304 @@
+"""The matrices of a model: plain, stacked by expert, packed, or trained through a quantizer.
+
+Blocks write ``nn.Linear`` and ``ExpertLinear``; ``replace_linears`` swaps in what a quantizer or a kernel's layout
+needs, so no block knows how its weights are stored. State dicts always speak canonical names and bytes.
+
+Axes: N rows, E experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from blockzoo.blocks import QuantizerConfig
+from blockzoo.kernels import Example, Layout, Op, WeightSlot
+from blockzoo.step import Phase
+
+DECODE_ROWS = 16
+"""A product of at most this many rows reads each weight once: it binds to the decode kernel."""
+
+# --- ops ---
+
+
+def _unpacked(weight: Mapping[str, Tensor], dtype: torch.dtype, quantizer: QuantizerConfig | None) -> Tensor:
+    return weight["weight"] if quantizer is None else quantizer.unpack(weight, dtype)
+
+
+def linear_reference(
+    weight: Mapping[str, Tensor], x: Tensor, bias: Tensor | None, *, quantizer: QuantizerConfig | None
+) -> Tensor:
+    """x (..., in) @ weight (out, in).T + bias. ``weight``: ``{"weight": ...}``, or a quantizer's packed tensors."""
+    return F.linear(x, _unpacked(weight, x.dtype, quantizer), bias)
+
+
+def expert_linear_reference(
+    weight: Mapping[str, Tensor],
+    x: Tensor,
+    bias: Tensor | None,
+    counts: Sequence[int],
+    *,
+    quantizer: QuantizerConfig | None,
+) -> Tensor:
+    """x (N, in), sorted by expert with ``counts[e]`` rows for expert e, times weight (E, out, in): (N, out).
+
+    Unpacks one expert at a time.
+    """
+    parts = []
+    for expert, rows in enumerate(x.split(list(counts))):
+        if len(rows):
+            one = {name: tensor[expert] for name, tensor in weight.items()}
+            parts.append(F.linear(rows, _unpacked(one, x.dtype, quantizer), None if bias is None else bias[expert]))
+    if not parts:
+        first = next(iter(weight.values()))
+        return x.new_zeros(0, bias.shape[-1] if bias is not None else first.shape[1])
+    return torch.cat(parts)
+
+
+def _linear_examples(dtype: torch.dtype, device: torch.device) -> Iterator[Example]:
+    generator = torch.Generator().manual_seed(0)
+    for rows, d_in, d_out, bias in ((1, 32, 48, True), (7, 64, 32, False), (33, 96, 17, True)):
+        draw = [
+            torch.randn(shape, generator=generator).to(device, dtype)
+            for shape in ((d_out, d_in), (rows, d_in), (d_out,))
+        ]
+        weight, x, b = draw
+        yield Example(f"{rows} x {d_in} -> {d_out}", ({"weight": weight}, x, b if bias else None), {"quantizer": None})
+
+
+def _expert_examples(dtype: torch.dtype, device: torch.device) -> Iterator[Example]:
+    generator = torch.Generator().manual_seed(0)
+    for counts in ([1, 0, 3], [0, 0, 5], [2, 2, 2]):
+        shapes = ((3, 48, 32), (sum(counts), 32), (3, 48))
+        weight, x, b = [torch.randn(shape, generator=generator).to(device, dtype) for shape in shapes]
+        yield Example(f"counts {counts}", ({"weight": weight}, x, b, counts), {"quantizer": None})
+
+
+TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
+LINEAR = Op("linear", linear_reference, _linear_examples, TOLERANCES)
+EXPERT_LINEAR = Op("expert_linear", expert_linear_reference, _expert_examples, TOLERANCES)
+
+# --- modules ---
+
+
+def phase_of(rows: int) -> Phase:
+    """The phase of a product by itself: a matrix sees rows, not a Step."""
+    if torch.is_grad_enabled():
+        return "train"
+    return "decode" if rows <= DECODE_ROWS else "prefill"
+
+
+class ExpertLinear(nn.Module):
+    """One matrix an expert: weight (E, out, in), bias (E, out). x (N, in) sorted by expert -> (N, out).
+
+    ``counts``: how many rows each expert takes, on the host.
+    """
+
+    def __init__(self, n_experts: int, d_in: int, d_out: int, bias: bool = True) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(n_experts, d_out, d_in))
+        self.bias = nn.Parameter(torch.empty(n_experts, d_out)) if bias else None
+
+    def forward(self, x: Tensor, counts: Sequence[int]) -> Tensor:
+        return expert_linear_reference({"weight": self.weight}, x, self.bias, counts, quantizer=None)
+
+
+class StoredLinear(nn.Module):
+    """A linear (or expert linear) whose weight is packed, or lies in a kernel's layout. It does not train.
+
+    The state dict names are canonical: ``weight`` for a plain one, ``weight.<tensor>`` for each packed tensor.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        bias: nn.Parameter | None,
+        quantizer: QuantizerConfig | None,
+        weight: Tensor | None = None,
+        device: torch.device | None = None,
+    ) -> None:
+        super().__init__()
+        self.shape = shape
+        self.quantizer = quantizer
+        self.bias = bias
+        self.slot = WeightSlot(
+            LINEAR if len(shape) == 2 else EXPERT_LINEAR,
+            quantizer=None if quantizer is None else type(quantizer).__name__,
+            shape=shape,
+        )
+        self.layout: Layout | None = None
+        self.weight_names: tuple[str, ...] = ()
+        if quantizer is None:
+            assert weight is not None
+            self._hold({"weight": weight})
+        else:
+            empty = quantizer.tensors(shape)
+            self._hold({name: torch.empty(t.shape, dtype=t.dtype, device=device) for name, t in empty.items()})
+
+    def forward(self, x: Tensor, *counts: Sequence[int]) -> Tensor:
+        kernel = self.slot[phase_of(x.numel() // x.shape[-1])]
+        return kernel(self._held(), x, self.bias, *counts, quantizer=self.quantizer)
+
+    def canonical(self) -> dict[str, Tensor]:
+        """The weight's tensors in canonical layout."""
+        held = self._held()
+        return held if self.layout is None else self.layout.unpack(held)
+
+    def set_canonical(self, tensors: Mapping[str, Tensor]) -> None:
+        """Store a weight given in canonical layout."""
+        self._hold(tensors if self.layout is None else self.layout.prepack(tensors))
+
+    def set_layout(self, layout: Layout | None) -> None:
+        """Rearrange the one copy of the weight."""
+        if layout is self.layout:
+            return
+        canonical = self.canonical()
+        self.layout = layout
+        self.set_canonical(canonical)
+
+    def _held(self) -> dict[str, Tensor]:
+        return {name: self._buffers[f"_{name}"] for name in self.weight_names}  # type: ignore[misc]
+
+    def _hold(self, tensors: Mapping[str, Tensor]) -> None:
+        for name in self.weight_names:
+            del self._buffers[f"_{name}"]
+        self.weight_names = tuple(tensors)
+        for name, tensor in tensors.items():
+            self.register_buffer(f"_{name}", tensor.detach(), persistent=False)
+
+    def _key(self, prefix: str, name: str) -> str:
+        return f"{prefix}weight" if self.quantizer is None else f"{prefix}weight.{name}"
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for name, tensor in self.canonical().items():
+            destination[self._key(prefix, name)] = tensor
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        names = tuple(self.canonical())
+        keys = {name: self._key(prefix, name) for name in names}
+        found = {name: state_dict[key] for name, key in keys.items() if key in state_dict}
+        missing_keys.extend(key for key in keys.values() if key not in state_dict)
+        if len(found) == len(names):
+            expected = {name: tensor.shape for name, tensor in self.canonical().items()}
+            wrong = [n for n in names if found[n].shape != expected[n]]
+            error_msgs.extend(f"{keys[n]}: shape {tuple(found[n].shape)}, expected {tuple(expected[n])}" for n in wrong)
+            if not wrong:
+                like = self.canonical()
+                self.set_canonical({n: found[n].to(like[n].device, like[n].dtype, copy=True) for n in names})
+        rest = {k: v for k, v in state_dict.items() if k not in keys.values()}
+        super()._load_from_state_dict(rest, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        dtypes = {name: tensor.dtype for name, tensor in self._held().items()}
+        super()._apply(fn, recurse)
+        if self.quantizer is not None:  # a cast of the model must not touch packed bytes
+            for name, dtype in dtypes.items():
+                self._buffers[f"_{name}"] = self._held()[name].to(dtype)
+        return self
+
+    def extra_repr(self) -> str:
+        return f"{self.shape}, quantizer={self.quantizer}, layout={self.layout.name if self.layout else 'canonical'}"
+
+
+class StraightThrough(nn.Module):
+    """Forward sees the quantized weight, backward passes the gradient to the master unchanged.
+
+    Bengio et al. 2013, arXiv:1308.3432.
+    """
+
+    def __init__(self, quantizer: QuantizerConfig) -> None:
+        super().__init__()
+        self.quantizer = quantizer
+
+    def forward(self, weight: Tensor) -> Tensor:
+        with torch.no_grad():
+            rounded = self.quantizer.unpack(self.quantizer.pack(weight), weight.dtype)
+        return weight + (rounded - weight).detach()
+
+
+class FakeQuantLinear(nn.Module):
+    """A linear or expert linear that keeps its float master under ``weight`` and computes with the quantized one."""
+
+    def __init__(self, linear: nn.Linear | ExpertLinear, quantizer: QuantizerConfig) -> None:
+        super().__init__()
+        self.weight = linear.weight
+        self.bias = linear.bias
+        self.quantize = StraightThrough(quantizer)
+
+    def forward(self, x: Tensor, *counts: Sequence[int]) -> Tensor:
+        weight = self.quantize(self.weight)
+        if counts:
+            return expert_linear_reference({"weight": weight}, x, self.bias, counts[0], quantizer=None)
+        return F.linear(x, weight, self.bias)
+
+
+class Table(nn.Module):
+    """The embedding table, weight (V, D): rows by token, and logits where it is tied."""
+
+    def __init__(self, n_rows: int, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(n_rows, dim))
+
+    def rows(self, tokens: Tensor, dtype: torch.dtype) -> Tensor:
+        """tokens (...) int64 -> (..., D)."""
+        return F.embedding(tokens, self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., D) -> logits (..., V)."""
+        return F.linear(x, self.weight)
+
+
+class StoredTable(StoredLinear):
+    """A packed table: only the rows looked up are unpacked."""
+
+    def rows(self, tokens: Tensor, dtype: torch.dtype) -> Tensor:
+        assert self.quantizer is not None
+        return self.quantizer.unpack({name: tensor[tokens] for name, tensor in self.canonical().items()}, dtype)
+
+
+class FakeQuantTable(Table):
+    """A table that keeps its float master and computes with the quantized one. Rows are packed independently."""
+
+    def __init__(self, table: Table, quantizer: QuantizerConfig) -> None:
+        nn.Module.__init__(self)
+        self.weight = table.weight
+        self.quantize = StraightThrough(quantizer)
+
+    def rows(self, tokens: Tensor, dtype: torch.dtype) -> Tensor:
+        return self.quantize(super().rows(tokens, dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.quantize(self.weight))
+
+
+AnyLinear = nn.Linear | ExpertLinear
+
+
+def replace_linears(model: nn.Module, replacement: Callable[[str, AnyLinear], nn.Module | None]) -> None:
+    """Ask ``replacement(name, linear)`` for every linear and expert linear; what it returns takes the place."""
+    found = [(name, module) for name, module in model.named_modules() if type(module) in (nn.Linear, ExpertLinear)]
+    for name, module in found:
+        assert isinstance(module, (nn.Linear, ExpertLinear))
+        new = replacement(name, module)
+        if new is not None:
+            parent, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(parent), leaf, new)
+
+
+def stored(name: str, linear: AnyLinear) -> StoredLinear:
+    """The same linear, ready for a kernel's layout: a replacement for ``replace_linears``. It shares the weight."""
+    return StoredLinear(tuple(linear.weight.shape), linear.bias, None, weight=linear.weight)

@@ -1,0 +1,56 @@
+"""A bar with tokens/s and time left, on standard error, so that standard output stays the result's."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+
+class TokensPerSecond(ProgressColumn):
+    """The speed over the last half minute."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.0f} tokens/s", style="cyan", justify="right")
+
+
+class ProgressBar:
+    """A ``Reporter`` that draws one line a run."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = Console(stderr=True) if console is None else console
+        self._progress: Progress | None = None
+        self._task = TaskID(0)
+        self._bits = ""
+
+    def start(self, name: str, tokens: int, done: int) -> None:
+        """A new bar over ``tokens`` tokens, ``done`` of them from before this process."""
+        self._bits = ""
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TokensPerSecond(),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[note]}"),
+            console=self.console,
+            speed_estimate_period=30,
+        )
+        self._task = self._progress.add_task(name, total=tokens, completed=done, note="")
+        self._progress.start()
+
+    def step(self, tokens: int, loss: float | None) -> None:
+        assert self._progress is not None
+        note = {} if loss is None else {"note": f"loss {loss:.3f}{self._bits}"}
+        self._progress.update(self._task, completed=tokens, **note)
+
+    def evaluated(self, bits_per_byte: float) -> None:
+        assert self._progress is not None
+        self._bits = f", held out {bits_per_byte:.3f} bits/byte"
+        self._progress.update(self._task, note=self._bits.removeprefix(", "))
+
+    def finish(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None

@@ -1,0 +1,46 @@
+"""Two-matrix feed-forward block: Vaswani et al. 2017, arXiv:1706.03762; GPT-2 with gelu_tanh and biases."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from blockzoo.blocks import Aux, Cost, Dims, FFNConfig, LinearFactory, Role, linear_cost
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+
+from blockzoo_blocks.ffn.activations import ACTIVATIONS, Activation
+
+
+class MLPConfig(FFNConfig):
+    """YAML: ``ffn: {type: mlp, d_ff: 3072, activation: gelu_tanh, bias: true}``."""
+
+    stackable: ClassVar[bool] = True
+
+    d_ff: PositiveInt = Field(description="inner width", le=2**22)
+    activation: Activation = Field("gelu", description="between the two matrices")
+    bias: bool = Field(False, description="biases on both matrices")
+
+    def build(self, dims: Dims, linear: LinearFactory = nn.Linear) -> MLP:
+        return MLP(
+            up=linear(dims.d_model, self.d_ff, bias=self.bias),
+            down=linear(self.d_ff, dims.d_model, bias=self.bias),
+            activation=self.activation,
+        )
+
+    def cost(self, dims: Dims) -> Cost:
+        up = linear_cost(dims.d_model, self.d_ff, bias=self.bias)
+        down = linear_cost(self.d_ff, dims.d_model, bias=self.bias, role=Role.RESIDUAL_OUTPUT)
+        return up.under("up") + down.under("down")
+
+
+class MLP(nn.Module):
+    """down(activation(up(x))): (..., D) -> (..., D), no aux. ``which`` goes to every matrix of a stack of experts."""
+
+    def __init__(self, up: nn.Module, down: nn.Module, activation: Activation) -> None:
+        super().__init__()
+        self.up = up
+        self.down = down
+        self.activation = activation
+
+    def forward(self, x: Tensor, *which: object) -> tuple[Tensor, Aux]:
+        return self.down(ACTIVATIONS[self.activation](self.up(x, *which)), *which), {}

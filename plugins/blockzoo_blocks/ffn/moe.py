@@ -1,0 +1,148 @@
+"""Mixture of experts: Shazeer et al. 2017, arXiv:1701.06538. Used by Qwen3-MoE, gpt-oss, Mixtral, DeepSeek.
+
+A router scores all experts for each token; the top k compute, and their outputs are added by weight. The weights are
+the one thing families disagree on (see Router). The balance loss is that of Switch (Fedus et al. 2021,
+arXiv:2101.03961): n_experts * sum over experts of load * mean probability, 1 when even. Shared experts (DeepSeekMoE,
+arXiv:2401.06066) are one more ffn that every token passes.
+
+Axes: N tokens (batch and time flattened), E experts, K top_k, D d_model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from math import prod
+from typing import Literal
+
+import torch
+from blockzoo.blocks import Aux, Cost, Dims, FFNConfig, LinearFactory, Parameter, Role, filled, linear_cost
+from blockzoo.linear import ExpertLinear
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+
+class RouterConfig(BaseModel):
+    """YAML: ``router: {weights: all_renormalized}``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    bias: bool = Field(False, description="a bias on the router's logits")
+    score: Literal["softmax", "sigmoid"] = Field(
+        "softmax", description="how logits become scores (sigmoid: DeepSeek-V3)"
+    )
+    weights: Literal["chosen", "all", "all_renormalized"] = Field(
+        "all_renormalized",
+        description="scores over the chosen only (gpt-oss), over all, or over all and then made to sum to 1 (Qwen3)",
+    )
+    scale: PositiveFloat = Field(1.0, description="factor on the weights")
+    selection_bias: bool = Field(
+        False, description="a buffer added to the scores for choosing, not for weighing (DeepSeek-V3)"
+    )
+
+
+class MoEConfig(FFNConfig):
+    """YAML: ``ffn: {type: moe, n_experts: 128, top_k: 8, expert: {type: glu, d_ff: 768}}``."""
+
+    n_experts: PositiveInt = Field(description="routed experts", le=2**14)
+    top_k: PositiveInt = Field(description="experts that each token uses", le=2**14)
+    expert: FFNConfig = Field(description="what each expert is: an ffn such as glu or mlp")
+    router: RouterConfig = Field(RouterConfig(), description="how experts are chosen and weighed")
+    shared: FFNConfig | None = Field(None, description="an ffn that every token passes, beside the routed experts")
+    balance_loss: NonNegativeFloat = Field(0.0, description="factor on the load-balancing loss in training")
+
+    def check(self, dims: Dims) -> Iterator[tuple[str, str]]:
+        if self.top_k > self.n_experts:
+            yield "top_k", f"top_k {self.top_k} is more than n_experts {self.n_experts}"
+        if not type(self.expert).stackable:
+            yield "expert", f"{type(self.expert).__name__} can't be stacked as experts"
+        if self.router.score == "sigmoid" and self.router.weights == "chosen":
+            yield (
+                "router.weights",
+                "sigmoid scores do not depend on which experts are chosen: use all or all_renormalized",
+            )
+        yield from ((f"expert.{field}", message) for field, message in self.expert.check(dims))
+        if self.shared is not None:
+            yield from ((f"shared.{field}", message) for field, message in self.shared.check(dims))
+
+    def build(self, dims: Dims, linear: LinearFactory = nn.Linear) -> MoE:
+        return MoE(
+            router=Router(dims.d_model, self.n_experts, self.top_k, self.router),
+            experts=self.expert.build(dims, linear=partial(ExpertLinear, self.n_experts)),
+            shared=None if self.shared is None else self.shared.build(dims),
+            balance_loss=self.balance_loss,
+        )
+
+    def cost(self, dims: Dims) -> Cost:
+        one = self.expert.cost(dims)
+        stacked = {
+            f"experts.{name}": Parameter(
+                (self.n_experts, *p.shape), p.role, active=self.top_k * prod(p.shape), init=p.init
+            )
+            for name, p in one.parameters.items()
+        }
+        cost = linear_cost(dims.d_model, self.n_experts, bias=self.router.bias, role=Role.ROUTER).under("router")
+        cost += Cost(stacked, flops=self.top_k * one.flops)
+        if self.router.selection_bias:
+            cost += Cost(buffers={"router.selection_bias": Parameter((self.n_experts,), Role.OTHER, init=filled(0.0))})
+        return cost if self.shared is None else cost + self.shared.cost(dims).under("shared")
+
+
+class Router(nn.Linear):
+    """x (N, D) -> chosen experts (N, K) int64, their weights (N, K) and all probabilities (N, E), float32."""
+
+    def __init__(self, d_model: int, n_experts: int, top_k: int, recipe: RouterConfig) -> None:
+        super().__init__(d_model, n_experts, bias=recipe.bias)
+        self.top_k = top_k
+        self.recipe = recipe
+        if recipe.selection_bias:
+            self.register_buffer("selection_bias", torch.zeros(n_experts))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+        logits = super().forward(x)
+        if self.recipe.weights == "chosen":
+            top, chosen = logits.topk(self.top_k, dim=-1)
+            return chosen, top.softmax(dim=-1, dtype=_wide(x)) * self.recipe.scale, logits.softmax(-1, dtype=_wide(x))
+        wide = logits.to(_wide(x))
+        scores = wide.softmax(dim=-1) if self.recipe.score == "softmax" else wide.sigmoid()
+        ranked = scores + self.selection_bias if self.recipe.selection_bias else scores
+        chosen = ranked.topk(self.top_k, dim=-1).indices
+        weights = scores.gather(-1, chosen)
+        if self.recipe.weights == "all_renormalized":
+            weights = weights / weights.sum(dim=-1, keepdim=True)
+        return chosen, weights * self.recipe.scale, scores
+
+
+class MoE(nn.Module):
+    """(..., D) -> (..., D), aux: ``balance_loss`` (scalar, already scaled) in training and ``expert_load`` (E,)."""
+
+    def __init__(self, router: Router, experts: nn.Module, shared: nn.Module | None, balance_loss: float) -> None:
+        super().__init__()
+        self.router = router
+        self.experts = experts
+        self.shared = shared
+        self.balance_loss = balance_loss
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Aux]:
+        tokens = x.flatten(0, -2)
+        chosen, weights, probabilities = self.router(tokens)
+        order = chosen.flatten().argsort(stable=True)  # (N K,): assignments sorted by expert
+        counts = torch.bincount(chosen.flatten(), minlength=probabilities.shape[-1])
+        rows = order // chosen.shape[-1]
+        y, _ = self.experts(tokens[rows], counts.tolist())
+        y = y * weights.flatten()[order, None].to(y.dtype)
+        out = torch.zeros_like(tokens).index_add(0, rows, y.to(tokens.dtype))
+        if self.shared is not None:
+            out = out + self.shared(tokens)[0]
+        return out.view_as(x), self.aux(counts, probabilities)
+
+    def aux(self, counts: Tensor, probabilities: Tensor) -> Aux:
+        load = counts / counts.sum().clamp(min=1)
+        if not self.balance_loss:
+            return {"expert_load": load}
+        even = probabilities.shape[-1] * (load * probabilities.mean(dim=0)).sum()
+        return {"expert_load": load, "balance_loss": self.balance_loss * even}
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32

@@ -1,0 +1,114 @@
+"""The attention op: its definition in plain PyTorch, and inputs to try kernels on.
+
+Scaled dot-product attention (Vaswani et al. 2017, arXiv:1706.03762) with grouped queries (Ainslie et al. 2023,
+arXiv:2305.13245), sliding windows (Beltagy et al. 2020, arXiv:2004.05150) and learned sinks: one logit a head that
+takes part in the softmax and brings no value (gpt-oss; Xiao et al. 2023, arXiv:2309.17453).
+
+Axes: B batch, T queries, S keys, H query heads, Hk key heads (H a multiple), Dh head_dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from blockzoo.kernels import Example, Op
+from blockzoo.step import Keys
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def visible(positions: Tensor, key_positions: Tensor, window: int | None) -> Tensor:
+    """Which keys a query sees: (B, T), (B, S) -> (B, 1, T, S) bool. A window of w is the query itself and w - 1
+    before it.
+    """
+    distance = positions[:, None, :, None] - key_positions[:, None, None, :]
+    seen = (distance >= 0) & (key_positions >= 0)[:, None, None, :]
+    return seen if window is None else seen & (distance < window)
+
+
+def attention_reference(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    positions: Tensor,
+    keys: Keys,
+    *,
+    scale: float,
+    window: int | None = None,
+    sinks: Tensor | None = None,
+    softcap: float | None = None,
+    bias: Tensor | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """q (B, H, T, Dh), k and v (B, Hk, S, Dh) -> (B, H, T, Dh). A query that sees nothing gives zeros.
+
+    ``softcap`` c turns scores into c * tanh(scores / c); ``bias`` (B, H, T, S) is added to the scaled scores;
+    ``sinks`` (H,).
+    """
+    groups = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
+    scores = (q @ k.transpose(-1, -2)).float() * scale if q.dtype != torch.float64 else q @ k.transpose(-1, -2) * scale
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    if bias is not None:
+        scores = scores + bias
+    seen = visible(positions, keys.positions, window)
+    scores = scores.masked_fill(~seen, float("-inf"))
+    if sinks is None:
+        lowest = torch.zeros_like(scores[..., :1]).masked_fill(seen.any(-1, keepdim=True), float("-inf"))
+        scores = torch.cat([scores, lowest], dim=-1)  # gives a query that sees nothing somewhere to look
+    else:
+        column = sinks.to(scores.dtype)[None, :, None, None].expand(*scores.shape[:-1], 1)
+        scores = torch.cat([scores, column], dim=-1)
+    weights = F.dropout(scores.softmax(dim=-1)[..., :-1], dropout)
+    return weights.to(q.dtype) @ v
+
+
+def examples(dtype: torch.dtype, device: torch.device) -> Iterator[Example]:
+    """Plain, grouped, windowed, with sinks, decoding, padded, capped, biased, head_dim of no power of two."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).to(device, dtype)
+
+    def case(
+        name: str, t: int, s: int, h: int = 4, hk: int = 4, dh: int = 16, padded: bool = False, **options: object
+    ) -> Example:
+        positions = torch.arange(s - t, s, device=device).expand(2, t)
+        key_positions = torch.arange(s, device=device).expand(2, s)
+        if padded:
+            key_positions = key_positions.clone()
+            key_positions[0, : s // 2] = -1
+            if s == t:
+                positions = key_positions
+        keys = Keys(key_positions, not padded)
+        return Example(name, (draw(2, h, t, dh), draw(2, hk, s, dh), draw(2, hk, s, dh), positions, keys),
+                       {"scale": dh**-0.5, **options})  # fmt: skip
+
+    yield case("plain", 9, 9)
+    yield case("one token", 1, 1)
+    yield case("grouped", 33, 33, h=6, hk=2)
+    yield case("multi-query, odd head_dim", 17, 17, h=3, hk=1, dh=20)
+    yield case("window", 40, 40, window=7)
+    yield case("window of one", 12, 12, window=1)
+    yield case("window longer than the text", 12, 12, window=64)
+    yield case("sinks", 21, 21, hk=2, sinks=draw(4))
+    yield case("sinks and window", 40, 40, hk=2, window=8, sinks=draw(4))
+    yield case("decode", 1, 30, hk=2, sinks=draw(4))
+    yield case("decode in a window's ring", 1, 8, hk=2, window=8)
+    yield case("chunk after a cache", 5, 30, hk=2)
+    yield case("chunk after a cache, window and sinks", 5, 30, window=6, sinks=draw(4))
+    yield case("padding", 14, 14, padded=True)
+    yield case("padding, window, sinks", 24, 24, padded=True, window=5, sinks=draw(4))
+    yield case("padded cache", 1, 20, padded=True)
+    yield case("softcap", 15, 15, softcap=3.0)
+    yield case("bias", 15, 15, bias=draw(2, 4, 15, 15).float())
+
+
+ATTENTION = Op(
+    "attention",
+    attention_reference,
+    examples,
+    {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3},
+)

@@ -1,0 +1,24 @@
+"""Layer norm: Ba et al. 2016, arXiv:1607.06450. Used by GPT-2, GPT-J, OPT, BLOOM.
+
+The statistics are taken in float32 whatever the input's dtype.
+"""
+
+from __future__ import annotations
+
+from blockzoo.blocks import Cost, NormConfig, Parameter, Role
+from pydantic import Field, PositiveFloat
+from torch import nn
+
+
+class LayerNormConfig(NormConfig):
+    """YAML: ``norm: {type: layer_norm, eps: 1.0e-5}``."""
+
+    eps: PositiveFloat = Field(1e-5, description="added to the variance before the root")
+    bias: bool = Field(True, description="a bias beside the gain")
+
+    def build(self, dim: int) -> nn.Module:
+        return nn.LayerNorm(dim, eps=self.eps, bias=self.bias)
+
+    def cost(self, dim: int) -> Cost:
+        gain = {"weight": Parameter((dim,), Role.GAIN)}
+        return Cost({**gain, "bias": Parameter((dim,), Role.BIAS)} if self.bias else gain)

@@ -1,0 +1,95 @@
+"""Rotary position embedding: Su et al. 2021, arXiv:2104.09864. Used by Llama, Qwen3, gpt-oss, GPT-J, GPT-NeoX.
+
+Queries and keys are turned in planes by position * frequency. Two pairings are in use: feature i with i + n/2
+(halves: Llama, Qwen3, gpt-oss) and neighbours (interleaved: GPT-J, Cohere); a checkpoint fits only its own. Angles
+are float32, and cosine and sine are cast to the activations' dtype before they multiply, as the published models do.
+Context extensions are in ``rope_scaling``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+import torch
+from blockzoo.blocks import AttentionPositionConfig, Dims, PositionForm
+from blockzoo.step import Step
+from pydantic import Field, PositiveFloat
+from torch import Tensor, nn
+
+from blockzoo_blocks.positions.rope_scaling import RopeScaling, attention_factor, frequencies
+
+
+class RopeConfig(AttentionPositionConfig):
+    """YAML: ``position: {type: rope, theta: 150000, scaling: {type: yarn, factor: 32, ...}}``."""
+
+    form: ClassVar[PositionForm] = "rotating"
+
+    theta: PositiveFloat = Field(10000.0, description="base of the frequencies: theta^(-2i / rotated features)")
+    scaling: RopeScaling | None = Field(None, description="how the context was extended after training")
+    fraction: float = Field(
+        1.0, gt=0, le=1, description="share of each head's features that is rotated, the first ones"
+    )
+    interleaved: bool = Field(False, description="rotate neighbouring features instead of halves")
+
+    def rotated(self, head_dim: int) -> int:
+        """How many features of a head are rotated. Raises ValueError where that is odd."""
+        rotated = int(head_dim * self.fraction)
+        if rotated % 2 or rotated == 0:
+            raise ValueError(f"rope rotates pairs: head_dim {head_dim} times fraction {self.fraction} must be even")
+        return rotated
+
+    def check(self, dims: Dims) -> Iterator[tuple[str, str]]:
+        if self.scaling is not None:
+            yield from (("scaling." + name, message) for name, message in self.scaling.problems())
+
+    def build(self, head_dim: int, n_heads: int) -> Rope:
+        return Rope(self, self.rotated(head_dim))
+
+
+class Rope(nn.Module):
+    """q (B, H, T, Dh), k (B, Hk, T, Dh) -> the same, turned by ``step.positions``; dtypes kept.
+
+    Holds no tensor: the table is made once a forward and shared by all layers of equal config and width.
+    """
+
+    def __init__(self, config: RopeConfig, rotated: int) -> None:
+        super().__init__()
+        self.recipe = config
+        self.rotated = rotated
+
+    def rotate(self, q: Tensor, k: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+        key = (self.recipe, self.rotated, q.dtype)
+        cos, sin = step.table(key, lambda: rotation_table(self.recipe, self.rotated, step.positions, q.dtype))
+        turn = rotate_interleaved if self.recipe.interleaved else rotate_halves
+        return turn(q, cos, sin), turn(k, cos, sin)
+
+    def bias(self, positions: Tensor, key_positions: Tensor) -> None:
+        return None
+
+    def extra_repr(self) -> str:
+        return f"{self.rotated}, {self.recipe}"
+
+
+def rotation_table(config: RopeConfig, rotated: int, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """cos and sin (B, 1, T, rotated / 2) in ``dtype``; angles in float32, or float64 where the activations are."""
+    inverse = frequencies(config.theta, rotated, config.scaling, positions.device)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    angles = positions[:, None, :, None].to(wide) * inverse.to(wide)
+    factor = attention_factor(config.scaling)
+    return (angles.cos() * factor).to(dtype), (angles.sin() * factor).to(dtype)
+
+
+def rotate_halves(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Pairs (i, i + n/2) of the first n = 2 * cos.shape[-1] features; the rest passes."""
+    half = cos.shape[-1]
+    first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+    return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)
+
+
+def rotate_interleaved(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Pairs (2i, 2i + 1) of the first n = 2 * cos.shape[-1] features; the rest passes."""
+    n = 2 * cos.shape[-1]
+    even, odd = x[..., 0:n:2], x[..., 1:n:2]
+    turned = torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2)
+    return torch.cat([turned, x[..., n:]], dim=-1)

@@ -1,0 +1,95 @@
+"""How config.json says rope, in both dialects: ``rope_parameters`` (transformers 5) and ``rope_theta`` with
+``rope_scaling``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from blockzoo.checkpoints.config_json import ConfigJSON
+from blockzoo.errors import CheckpointError
+
+from blockzoo_blocks.positions.rope import RopeConfig
+from blockzoo_blocks.positions.rope_scaling import LinearScaling, Llama3Scaling, YarnScaling
+
+KINDS = {"default": "default", "linear": "linear", "yarn": "yarn", "llama3": "llama3"}
+
+
+def read_rope(keys: ConfigJSON, context_length: int, default_theta: float) -> dict[str, Any]:
+    """The ``position`` block. As in transformers, ``rope_scaling`` goes before ``rope_parameters``, and a theta
+    inside either before the one outside.
+    """
+    theta = keys.number("rope_theta", default=default_theta, least=1e-9)
+    fraction = keys.number("partial_rotary_factor", default=1.0)
+    inner = keys.mapping("rope_scaling", "rope_parameters")
+    if inner is None:
+        return _block(theta, fraction, None)
+    theta = inner.number("rope_theta", default=theta, least=1e-9)
+    fraction = inner.number("partial_rotary_factor", default=fraction)
+    kind = inner.choice("rope_type" if inner.values.get("rope_type") is not None else "type", KINDS, default="default")
+    inner.seen.update(("rope_type", "type"))
+    scaling = None if kind == "default" else _read_scaling(inner, kind, context_length)
+    inner.finish()
+    return _block(theta, fraction, scaling)
+
+
+def _read_scaling(keys: ConfigJSON, kind: str, context_length: int) -> dict[str, Any]:
+    if kind == "linear":
+        return {"type": kind, "factor": keys.number("factor", least=1)}
+    original = keys.integer("original_max_position_embeddings", default=context_length)
+    if kind == "llama3":
+        return {
+            "type": kind,
+            "factor": keys.number("factor", least=1),
+            "low_freq_factor": keys.number("low_freq_factor"),
+            "high_freq_factor": keys.number("high_freq_factor"),
+            "original_context_length": original,
+        }
+    scaling = {
+        "type": kind,
+        "factor": keys.number("factor", default=context_length / original, least=1),
+        "beta_fast": keys.number("beta_fast", default=32.0),
+        "beta_slow": keys.number("beta_slow", default=1.0),
+        "original_context_length": original,
+        "truncate": keys.flag("truncate", default=True),
+    }
+    if keys.raw("attention_factor") is not None:
+        scaling["attention_factor"] = keys.number("attention_factor")
+    return scaling
+
+
+def _block(theta: float, fraction: float, scaling: dict[str, Any] | None) -> dict[str, Any]:
+    return {"type": "rope", "theta": theta, "fraction": fraction, "scaling": scaling}
+
+
+def write_rope(position: RopeConfig) -> dict[str, Any]:
+    """The keys of config.json: both dialects, for readers before and after transformers 5; they agree."""
+    inner: dict[str, Any] = {"rope_type": "default"}
+    scaling = position.scaling
+    if isinstance(scaling, YarnScaling):
+        inner = {
+            "rope_type": "yarn",
+            "factor": scaling.factor,
+            "beta_fast": scaling.beta_fast,
+            "beta_slow": scaling.beta_slow,
+            "original_max_position_embeddings": scaling.original_context_length,
+            "truncate": scaling.truncate,
+        }
+        if scaling.attention_factor is not None:
+            inner["attention_factor"] = scaling.attention_factor
+    elif isinstance(scaling, Llama3Scaling):
+        inner = {
+            "rope_type": "llama3",
+            "factor": scaling.factor,
+            "low_freq_factor": scaling.low_freq_factor,
+            "high_freq_factor": scaling.high_freq_factor,
+            "original_max_position_embeddings": scaling.original_context_length,
+        }
+    elif isinstance(scaling, LinearScaling):
+        inner = {"rope_type": "linear", "factor": scaling.factor}
+    elif scaling is not None:
+        raise CheckpointError(f"config.json has no words for {scaling.type} scaling of rope")
+    if position.fraction != 1.0:
+        inner["partial_rotary_factor"] = position.fraction
+    legacy = {"rope_theta": position.theta, "rope_scaling": None if scaling is None else inner}
+    return {**legacy, "rope_parameters": {"rope_theta": position.theta, **inner}}

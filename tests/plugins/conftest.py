@@ -1,0 +1,63 @@
+"""Second distributions, installed for real into folders of their own, and a command line that sees them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+DISTRIBUTIONS = Path(__file__).parent / "distributions"
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def install(target: Path, *folders: Path) -> Path:
+    """pip-install distributions into a folder that PYTHONPATH can name."""
+    pytest.importorskip("hatchling", reason="building the test distributions needs hatchling (the test extra)")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-warn-conflicts"]
+    options = ["--no-deps", "--no-build-isolation", "--no-index", "--target", str(target)]
+    subprocess.run([*pip, *options, *map(str, folders)], check=True, timeout=300)
+    return target
+
+
+@pytest.fixture(scope="session")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the distribution stands that does everything right."""
+    return install(tmp_path_factory.mktemp("good"), DISTRIBUTIONS / "good")
+
+
+@pytest.fixture(scope="session")
+def bad(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where all the others stand."""
+    folders = [folder for folder in sorted(DISTRIBUTIONS.iterdir()) if folder.name != "good" and folder.is_dir()]
+    return install(tmp_path_factory.mktemp("bad"), *folders)
+
+
+@pytest.fixture(scope="session")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """``python("-m", "blockzoo", ..., path=[...], **environment)``: a fresh interpreter that sees those folders."""
+    home = tmp_path_factory.mktemp("home")
+
+    def run(*arguments: str, path: list[Path], check: bool = False, **environment: str) -> subprocess.CompletedProcess[str]:
+        clean = {key: value for key, value in os.environ.items() if not key.startswith(("BLOCKZOO_", "PYTHON"))}
+        clean |= {"PYTHONPATH": os.pathsep.join(map(str, path)), "XDG_CONFIG_HOME": str(home), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            [sys.executable, *arguments], env=clean | environment, capture_output=True, text=True, timeout=300, cwd=home
+        )
+        assert not check or done.returncode == 0, done.stderr
+        return done
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def blockzoo(python: Run) -> Run:
+    """The command line: ``blockzoo("plugins", "--json", path=[good])``."""
+
+    def run(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+        return python("-m", "blockzoo", *arguments, **options)
+
+    return run

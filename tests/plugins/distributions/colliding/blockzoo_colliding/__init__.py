@@ -1,0 +1,1 @@
+"""Plugins that take names that are taken."""
