@@ -7,7 +7,7 @@ the first call that needs them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,12 +28,11 @@ __all__ = [
     "generate",
     "load_config",
     "load_tokenizer",
-    "registry",
     "save_pretrained",
 ]
 
 
-def registry() -> Registry:
+def _registry() -> Registry:
     """The process-wide registry, with all selected plugins loaded."""
     from blockzoo.plugins import host
 
@@ -48,7 +47,7 @@ def load_config(ref: str | Path | Mapping[str, Any], overrides: Mapping[str, Any
     """
     from blockzoo.config import load_config as load
 
-    return load(ref, overrides, registry=registry())
+    return load(ref, overrides, registry=_registry())
 
 
 def build(
@@ -71,7 +70,7 @@ def build(
 
     return build_model(
         config,
-        registry=registry(),
+        registry=_registry(),
         device=device,
         dtype=torch.float32 if dtype is None else dtype,
         seed=seed,
@@ -81,7 +80,7 @@ def build(
 
 
 def from_pretrained(
-    ref: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype | str | None = None
+    ref: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype | Literal["stored"] | None = None
 ) -> Decoder:
     """A model with the weights of a checkpoint: a local folder or a hub id, in any layout that a family knows.
 
@@ -92,7 +91,7 @@ def from_pretrained(
 
     from blockzoo.checkpoints import from_pretrained as load
 
-    return load(ref, device=device, dtype=torch.bfloat16 if dtype is None else dtype, registry=registry())
+    return load(ref, device=device, dtype=torch.bfloat16 if dtype is None else dtype, registry=_registry())
 
 
 def save_pretrained(model: Decoder, folder: str | Path, layout: str = "hf") -> None:
@@ -102,7 +101,7 @@ def save_pretrained(model: Decoder, folder: str | Path, layout: str = "hf") -> N
     """
     from blockzoo.checkpoints import save_pretrained as save
 
-    save(model, folder, layout=layout, registry=registry())
+    save(model, folder, layout=layout, registry=_registry())
 
 
 def load_tokenizer(ref: str | Path) -> Tokenizer:
@@ -111,7 +110,7 @@ def load_tokenizer(ref: str | Path) -> Tokenizer:
     """
     from blockzoo.tokenizers import load_tokenizer as load
 
-    return load(ref, registry=registry())
+    return load(ref, registry=_registry())
 
 
 def generate(model: Decoder, prompt_ids: Sequence[int], **options: Any) -> Iterator[int]:

@@ -73,7 +73,13 @@ class Account:
 def account(config: ModelConfig, context: int | None = None) -> Account:
     """The account of a model; ``context`` defaults to its context_length."""
     context = config.context_length if context is None else context
-    total = sum((part for part in _parts(config, context)), Cost())
+    parts = list(_parts(config, context))
+    total = Cost(  # in one go: adding up thousands of layers one by one would copy all names each time
+        {name: parameter for part in parts for name, parameter in part.parameters.items()},
+        sum(part.flops for part in parts),
+        tuple(tensor for part in parts for tensor in part.cache),
+        {name: buffer for part in parts for name, buffer in part.buffers.items()},
+    )
     return Account(config, context, total)
 
 

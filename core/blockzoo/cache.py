@@ -19,7 +19,7 @@ from blockzoo.step import Keys, Phase, Step
 
 @runtime_checkable
 class State(Protocol):
-    """One layer's memory. ``rollback`` (forget all but the first tokens) is a capability that a state may lack."""
+    """One layer's memory. Rolling back is a capability that a state may lack: see ``Rollback``."""
 
     def select(self, rows: Tensor) -> None:
         """Keep these rows of the batch, in this order; a row may be repeated."""
@@ -31,6 +31,19 @@ class State(Protocol):
 
     def nbytes(self) -> int:
         """Bytes held, all rows together."""
+        ...
+
+
+@runtime_checkable
+class Rollback(Protocol):
+    """The capability of forgetting the latest tokens."""
+
+    def can_rollback(self, length: int) -> bool:
+        """Whether the first ``length`` tokens can be brought back exactly."""
+        ...
+
+    def rollback(self, length: int) -> None:
+        """Forget all but the first ``length`` tokens."""
         ...
 
 
@@ -60,8 +73,9 @@ class TokenState:
         ]
         self.consecutive = True  # every row holds the same slots, in order, without padding
         self.extent = 0  # an upper bound on the slots in use, kept on the host
+        self.evicted = False
 
-    def extend(self, step: Step, *new: Tensor) -> tuple[Tensor | Keys, ...]:
+    def extend(self, step: Step, *new: Tensor) -> tuple[*tuple[Tensor, ...], Keys]:
         """Store the tokens of this pass, each ``new`` (B, *lead, T, D).
 
         Returns what attention looks at, old and new together, one tensor (B, *lead, S, D) for each, and their Keys. A
@@ -109,6 +123,7 @@ class TokenState:
                 # token axis next to the batch axis, so that (row, slot) pairs index it
                 tensor.movedim(-2, 1)[rows, slots] = part.detach().movedim(-2, 1)[rows, columns].to(tensor.dtype)
         self.consecutive = uniform
+        self.evicted = self.evicted or self.extent + n_tokens > self.capacity
         self.extent = min(self.extent + n_tokens, self.capacity)
 
     def select(self, rows: Tensor) -> None:
@@ -119,11 +134,14 @@ class TokenState:
         self.positions.fill_(-1)
         self.consecutive = True
         self.extent = 0
+        self.evicted = False
+
+    def can_rollback(self, length: int) -> bool:
+        """Whether ``rollback(length)`` would bring back exactly what was: not once a ring has evicted."""
+        return not self.evicted
 
     def rollback(self, length: int) -> None:
-        """Forget all slots from ``length`` on. Raises InputError where a ring has already evicted."""
-        if self.window is not None and self.extent == self.capacity:
-            raise InputError("a windowed cache that has wrapped around can't be rolled back")
+        """Forget all slots from ``length`` on."""
         self.positions[:, length:] = -1
         self.extent = min(self.extent, length)
 
@@ -192,12 +210,13 @@ class ModelCache:
         """
         if not 0 <= length <= int(self.lengths.min()):
             raise InputError(f"can't roll back to {length} tokens: the shortest row has {int(self.lengths.min())}")
-        lacking = sorted({type(s).__name__ for s in self.states if s is not None and not hasattr(s, "rollback")})
-        if lacking:
-            raise InputError(f"can't roll back: {', '.join(lacking)} has no rollback")
-        for state in self.states:
-            if state is not None:
-                state.rollback(length)  # type: ignore[attr-defined]
+        states = [state for state in self.states if state is not None]
+        for state in states:
+            if not isinstance(state, Rollback) or not state.can_rollback(length):
+                raise InputError(f"can't roll back to {length} tokens: a {type(state).__name__} can't bring them back")
+        for state in states:
+            assert isinstance(state, Rollback)
+            state.rollback(length)
         self.lengths.clamp_(max=length)
         self._uniform = length
 

@@ -171,7 +171,7 @@ def _incompatible(item: Installed) -> str | None:
         except InvalidRequirement:
             return f"its metadata has a requirement that can't be read: {text!r}"
         wanted = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
-        if wanted and canonicalize_name(requirement.name) == OWN_NAME and not item.builtin:
-            if not requirement.specifier.contains(version, prereleases=True):
-                return f"{item.distribution} {item.version} needs blockzoo{requirement.specifier}, this is {version}"
+        ours = wanted and canonicalize_name(requirement.name) == OWN_NAME and not item.builtin
+        if ours and not requirement.specifier.contains(version, prereleases=True):
+            return f"{item.distribution} {item.version} needs blockzoo{requirement.specifier}, this is {version}"
     return None

@@ -242,7 +242,7 @@ def _choose_layout(candidates: Sequence[Kernel], verdicts: Mapping[tuple[str, Ph
     """The layout of the kernel that decodes best: decoding reads every weight once a token."""
     for phase in ("decode", "prefill", "train"):
         for kernel in candidates:
-            if verdicts[kernel.name, phase].ok:  # type: ignore[index]
+            if verdicts[kernel.name, phase].ok:
                 return kernel.layout
     return None
 

@@ -7,7 +7,6 @@ refusal; so pluggy only checks and calls the hooks here. A plugin registers whol
 from __future__ import annotations
 
 import contextlib
-import inspect
 import sys
 import threading
 import traceback
@@ -16,13 +15,10 @@ from dataclasses import dataclass, replace
 from importlib.machinery import PathFinder
 from importlib.util import module_from_spec
 from pathlib import Path
-from typing import Any
 
-import pluggy
-
-from blockzoo import hookspecs
 from blockzoo.discovery import Plugin, State, discover
 from blockzoo.errors import PluginError, nearest
+from blockzoo.hooks import HookManager
 from blockzoo.registry import Registrar, Registry
 from blockzoo.selection import Selection
 from blockzoo.shipped import PACKAGE, shipped_configs
@@ -31,28 +27,6 @@ __all__ = ["API_VERSION", "Host", "Loaded", "host", "load_plugins", "reset_host"
 
 API_VERSION = 1
 """The version of hooks and contracts; a plugin that sets ``BLOCKZOO_API`` to another is incompatible."""
-PREFIX = "blockzoo_"
-
-
-class HookManager(pluggy.PluginManager):
-    """pluggy's manager, to which every function called ``blockzoo_...`` of a plugin is a hook, marked or not."""
-
-    def __init__(self) -> None:
-        super().__init__(hookspecs.PROJECT)
-        self.add_hookspecs(hookspecs)
-
-    def parse_hookimpl_opts(self, plugin: object, name: str) -> Any:
-        options = super().parse_hookimpl_opts(plugin, name)
-        if options is None and name.startswith(PREFIX) and inspect.isroutine(getattr(plugin, name)):
-            return pluggy.HookimplOpts(
-                wrapper=False, hookwrapper=False, optionalhook=False, tryfirst=False, trylast=False, specname=None
-            )
-        return options
-
-    def call(self, plugin: object, hook: str, **arguments: object) -> list[Any]:
-        """Call one hook of one plugin: a list of its result, empty where it doesn't implement the hook."""
-        others = [other for other in self.get_plugins() if other is not plugin]
-        return self.subset_hook_caller(hook, others)(**arguments)
 
 
 @dataclass(frozen=True)
@@ -99,7 +73,9 @@ class Host:
         """
         with self._lock:
             if self._loading:
-                raise PluginError("a plugin asked for the host while plugins are being loaded; do it later, in a function")
+                raise PluginError(
+                    "a plugin asked for the host while plugins are being loaded; do it later, in a function"
+                )
             if self._loaded is None:
                 self._loading = True
                 try:
@@ -162,8 +138,7 @@ def _load(plugin: Plugin, hooks: HookManager, registry: Registry) -> Plugin:
         return replace(plugin, state="incompatible", error=error_text)
     registrar = Registrar(registry, plugin.name)
     try:
-        hooks.register(module, name=plugin.name)
-        _check_hooks(module, hooks)
+        hooks.add(module, plugin.name)
         hooks.call(module, "blockzoo_register", registry=registrar)
         folders = [folder for given in hooks.call(module, "blockzoo_configs") for folder in _folders(given)]
     except BaseException as error:
@@ -199,17 +174,6 @@ def _import_own(package: str) -> None:
         raise
 
 
-def _check_hooks(module: object, hooks: HookManager) -> None:
-    """Raises PluginError where a plugin implements no hook, or one that there isn't."""
-    known = [name for name in vars(hookspecs) if name.startswith(PREFIX)]
-    callers = hooks.get_hookcallers(module) or []
-    for caller in callers:
-        if caller.name not in known:
-            raise PluginError(f"there is no hook '{caller.name}'{nearest(caller.name, known)}")
-    if not callers:
-        raise PluginError(f"implements no hook; define one of {', '.join(known)}")
-
-
 def _folders(given: object) -> Iterator[Path]:
     """Check what ``blockzoo_configs`` returned."""
     if not isinstance(given, (list, tuple)):
@@ -227,7 +191,9 @@ def _warned(plugin: Plugin, registry: Registry) -> Plugin:
         if component.kind == "kernel":
             op, kernel = registry.things[component.kind, component.name, component.plugin]
             if op not in ops:
-                return replace(plugin, error=f"kernel '{kernel.name}' is for op '{op}', which nobody has{nearest(op, ops)}")
+                return replace(
+                    plugin, error=f"kernel '{kernel.name}' is for op '{op}', which nobody has{nearest(op, ops)}"
+                )
     return plugin
 
 

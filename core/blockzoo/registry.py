@@ -83,7 +83,7 @@ class Registry:
         for k, name, plugin in self.things:
             if k == kind:
                 bare_means = self._find(kind, name)
-                found.append(name if bare_means and bare_means[0] == (k, name, plugin) else f"{plugin}:{name}")
+                found.append(name if bare_means == [(k, name, plugin)] else f"{plugin}:{name}")
         return sorted(found)
 
     def components(self, plugin: str | None = None) -> list[Component]:
@@ -173,10 +173,9 @@ class Registrar:
         reserved = [k for k in self._registry.things if k[:2] == (kind, name) and k[2] in self._registry.builtin]
         if reserved and self.plugin not in self._registry.builtin:
             theirs = self._registry.things[reserved[0]]
+            ours = source_of(theirs[1] if isinstance(theirs, tuple) else theirs)
             raise PluginError(
-                f"{kind} '{name}' is reserved: blockzoo ships one"
-                f" ({source_of(theirs[1] if isinstance(theirs, tuple) else theirs)}); {source_of(of or thing)} must choose"
-                " another name"
+                f"{kind} '{name}' is reserved: blockzoo ships one ({ours}); {source_of(of or thing)} needs another"
             )
         self._collected[key] = thing
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from blockzoo.checkpoints.family import Family, Layout
 from blockzoo.checkpoints.keymap import KeyMap, same
+from blockzoo_qwen3.tokenizer import END_OF_TEXT, IM_END, SPLITTING
 from blockzoo_qwen3.config_json import MODEL_TYPES, read_config, write_config
 
-IM_END, END_OF_TEXT = 151645, 151643
 HERE = "model.layers.{layer}."
 OURS = "layers.{layer}."
 
@@ -47,4 +47,5 @@ QWEN3 = Family(
     },
     tokenizer="Qwen/Qwen3-0.6B",
     stop_tokens=(IM_END, END_OF_TEXT),
+    splittings={"Qwen2Tokenizer": SPLITTING, "Qwen3Tokenizer": SPLITTING},
 )

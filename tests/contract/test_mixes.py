@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 from blockzoo.accounting import account, parameters_of
+from blockzoo.checkpoints import from_pretrained, save_pretrained
+from blockzoo.config import dump, load_config
 from blockzoo.config.schema import ModelConfig
 from blockzoo.model import Decoder, build, empty
 from blockzoo.registry import Registry
-from safetensors.torch import load_file, save_file
 
 from tests.contract.mixes import draw_model
 
@@ -97,9 +98,10 @@ def test_mix(mix: ModelConfig, registry: Registry, tmp_path: Path) -> None:
         check_cache(model, tokens, full)
         check_padding(model, tokens, full)
     check_causality(model, tokens)
-    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, tmp_path / "mix.safetensors")
-    again = build(mix, registry=registry, seed=4)
-    again.load_state_dict(load_file(tmp_path / "mix.safetensors"))
+    assert load_config(dump(mix, registry), registry=registry) == mix
+    save_pretrained(model, tmp_path / "saved", layout="native", registry=registry)
+    again = from_pretrained(tmp_path / "saved", dtype=torch.float32, registry=registry)
+    assert again.config == mix
     with torch.no_grad():
         assert torch.equal(again(tokens), full)
     check_cost(again, mix, registry)

@@ -41,7 +41,9 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """``python("-m", "blockzoo", ..., path=[...], **environment)``: a fresh interpreter that sees those folders."""
     home = tmp_path_factory.mktemp("home")
 
-    def run(*arguments: str, path: list[Path], check: bool = False, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        *arguments: str, path: list[Path], check: bool = False, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         clean = {key: value for key, value in os.environ.items() if not key.startswith(("BLOCKZOO_", "PYTHON"))}
         clean |= {"PYTHONPATH": os.pathsep.join(map(str, path)), "XDG_CONFIG_HOME": str(home), "OMP_NUM_THREADS": "1"}
         done = subprocess.run(

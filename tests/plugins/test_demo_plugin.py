@@ -1,4 +1,4 @@
-"""An installed third-party plugin inside all three architectures: it assembles from YAML, trains, caches, saves, loads."""
+"""An installed third-party plugin inside all three architectures: from YAML it trains, caches, saves and loads."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-
 from blockzoo.accounting import account
 from blockzoo.config import dump, load_config
 from blockzoo.config.schema import ModelConfig

@@ -98,7 +98,9 @@ def test_naming_a_block_of_a_broken_plugin_says_why_it_is_missing(
     assert done.returncode == 2
     assert "ok demo-tiny" in done.stdout
     assert "plugin 'half' is not loaded (register_failed: LookupError: the second half is missing" in done.stderr
-    assert "blockzoo: warning: plugin 'raises' import_failed: RuntimeError: the moon is in the wrong phase" in done.stderr
+    assert (
+        "blockzoo: warning: plugin 'raises' import_failed: RuntimeError: the moon is in the wrong phase" in done.stderr
+    )
     assert "Traceback" not in done.stderr
 
 
@@ -131,3 +133,14 @@ def test_doctor_calls_a_broken_plugin_broken(blockzoo: Any, good: Path, bad: Pat
     report = json.loads(done.stdout)
     broken = [check["name"] for check in report["checks"] if check["ok"] is False]
     assert "plugin exits (blockzoo-broken-plugins)" in broken
+
+
+def test_a_module_that_shadows_a_built_in_one_is_not_taken_for_it(python: Any, tmp_path: Path) -> None:
+    (tmp_path / "blockzoo_gpt2").mkdir()
+    (tmp_path / "blockzoo_gpt2" / "__init__.py").write_text("raise SystemExit('intruder')\n")
+    script = (
+        "from blockzoo.plugins import host\n"
+        "rows = [(p.state, p.error) for p in host().plugins if p.name == 'gpt2']\n"
+        "assert rows == [('loaded', None)], rows\n"
+    )
+    python("-c", script, path=[tmp_path], check=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from blockzoo.discovery import Plugin, discover
 from blockzoo.errors import InputError
 from blockzoo.selection import Selection
@@ -46,7 +45,7 @@ def test_the_shipped_plugins_are_built_in() -> None:
 def test_a_distribution_that_calls_itself_blockzoo_is_not_built_in(site: Path) -> None:
     distribution(site, "blockzoo", {"blocks": "evil", "extra": "evil"}, version="99.0")
     builtin, intruder = found("blocks")
-    assert (builtin.builtin, builtin.state, builtin.installed.version) == (True, "found", builtin.installed.version)
+    assert (builtin.builtin, builtin.state) == (True, "found")
     assert builtin.installed.entry.value == "blockzoo_blocks"
     assert (intruder.builtin, intruder.state) == (False, "conflict")
     (extra,) = found("extra")
@@ -110,9 +109,9 @@ def test_requirements_on_blockzoo(site: Path, requires: str, state: str) -> None
 
 @pytest.mark.parametrize("name", ["none", "a:b", "two words"])
 def test_names_that_cannot_be_written_in_yaml(site: Path, name: str) -> None:
-    distribution(site, "badly-named", {name.replace(":", "\\:"): "badly"})
+    distribution(site, "badly-named", {name: "badly"})
     plugins = [plugin for plugin in discover(Selection()) if plugin.installed.distribution == "badly-named"]
-    assert [plugin.state for plugin in plugins] == ["incompatible"] or plugins == []
+    assert [plugin.state for plugin in plugins] == ["incompatible"]
 
 
 def test_metadata_without_a_name_does_no_harm(site: Path) -> None:

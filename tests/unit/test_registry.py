@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-
 from blockzoo.blocks import MixerConfig, NormConfig
 from blockzoo.errors import PluginError
 from blockzoo.kernels import YES, Kernel
@@ -52,9 +51,9 @@ def test_the_same_object_twice_is_fine(registry: Registry) -> None:
 def test_another_object_under_a_taken_name_names_both_files(registry: Registry) -> None:
     with pytest.raises(PluginError, match=r"registered twice by 'blocks': .*test_registry\.py and .*test_registry\.py"):
         register(registry, "blocks", rms=OtherNorm)
+    registrar = Registrar(registry, "mine")
+    registrar.block("norm", "fresh", OneNorm)
     with pytest.raises(PluginError, match="registered twice"):
-        registrar = Registrar(registry, "mine")
-        registrar.block("norm", "fresh", OneNorm)
         registrar.block("norm", "fresh", OtherNorm)
 
 
@@ -88,7 +87,9 @@ def test_a_typo_gets_the_nearest_name(registry: Registry) -> None:
 
 def test_a_missing_plugin_says_why(registry: Registry) -> None:
     registry.missing["lost"] = "import_failed: RuntimeError: boom"
-    with pytest.raises(PluginError, match=r"no norm 'lost:soft': plugin 'lost' is not loaded \(import_failed: .* boom\)"):
+    with pytest.raises(
+        PluginError, match=r"no norm 'lost:soft': plugin 'lost' is not loaded \(import_failed: .* boom\)"
+    ):
         registry.get("norm", "lost:soft")
     with pytest.raises(PluginError, match="not loaded: lost: import_failed"):
         registry.get("norm", "soft")

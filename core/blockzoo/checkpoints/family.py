@@ -37,14 +37,31 @@ class Layout:
     typed: bool = True
 
 
+@dataclass(frozen=True)
+class Splitting:
+    """How a byte-level BPE of vocab.json and merges.txt cuts text before it merges.
+
+    ``pattern``: a regular expression whose matches are kept apart; None: GPT-2's. ``nfc``: compose characters first. ``added``:
+    (id, word, special) of the tokens beside the merged ones, where the files list none.
+    """
+
+    pattern: str | None = None
+    nfc: bool = False
+    added: tuple[tuple[int, str, bool], ...] = ()
+
+
 @dataclass(frozen=True, eq=False)
 class Family:
-    """A family: ``layouts`` by the name that ``save_pretrained`` takes; ``tokenizer`` as ``load_tokenizer`` takes it."""
+    """A family: ``layouts`` by the name that ``save_pretrained`` takes; ``tokenizer`` as ``load_tokenizer`` takes it.
+
+    ``splittings``: by the tokenizer class that tokenizer_config.json names.
+    """
 
     name: str
     layouts: Mapping[str, Layout]
     tokenizer: str
-    stop_tokens: tuple[int, ...] = field(default=())
+    stop_tokens: tuple[int, ...] = ()
+    splittings: Mapping[str, Splitting] = field(default_factory=dict)
 
 
 def expect(block: object, kind: type[Block], what: str) -> Block:

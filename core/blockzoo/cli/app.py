@@ -1,6 +1,7 @@
 """The frame of the command line: global options, lazy verbs, and what becomes of errors.
 
-Exit status 0 on success, 1 for a run that failed (or a defect of ours), 2 for input the user must fix, 130 after Ctrl-C.
+Exit status 0 on success, 1 for a run that failed (or a defect of ours), 2 for input the user must fix, 130 after an
+interrupt, 141 when the reader of a pipe has gone.
 """
 
 from __future__ import annotations
@@ -24,7 +25,20 @@ from blockzoo.selection import Selection, parse
 OK, FAILED, WRONG_INPUT, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
 USERS_TO_FIX = frozenset(
     getattr(errno, name)
-    for name in "ENOSPC EDQUOT EFBIG EACCES EPERM EROFS ENOENT EISDIR ENOTDIR EEXIST ENAMETOOLONG ELOOP".split()
+    for name in [
+        "ENOSPC",
+        "EDQUOT",
+        "EFBIG",
+        "EACCES",
+        "EPERM",
+        "EROFS",
+        "ENOENT",
+        "EISDIR",
+        "ENOTDIR",
+        "EEXIST",
+        "ENAMETOOLONG",
+        "ELOOP",
+    ]
 )
 # typer uses the installed click or carries one of its own, by its version: this is the base of that click's errors
 ClickError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
@@ -90,9 +104,13 @@ def _print_version(wanted: bool) -> None:
 def root(
     context: typer.Context,
     no_plugins: Annotated[bool, typer.Option("--no-plugins", help="load the built-in plugins only")] = False,
-    plugins: Annotated[str | None, typer.Option(metavar="A,B", help="load the built-in plugins and exactly these")] = None,
+    plugins: Annotated[
+        str | None, typer.Option(metavar="A,B", help="load the built-in plugins and exactly these")
+    ] = None,
     traceback: Annotated[bool, typer.Option("--traceback", help="show where in the code an error arose")] = False,
-    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print it")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print it")
+    ] = False,
 ) -> None:
     if no_plugins or plugins is not None:
         _selection(context.params).export()
@@ -112,19 +130,29 @@ def _selection(params: dict[str, Any]) -> Selection:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    try:
+        status = _run(list(sys.argv[1:] if argv is None else argv) or ["--help"])
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has seen enough
+        _drop_output()
+        return BROKEN_PIPE
+    except OSError as error:  # what was printed last didn't fit on the disk
+        _drop_output()
+        return _report(error)
+    return status
+
+
+def _run(arguments: list[str]) -> int:
     group: Any = typer.main.get_command(app)
     show_traceback = False
     try:
         with group.make_context("blockzoo", arguments) as context:
             show_traceback = context.params["traceback"]
             group.invoke(context)
-            sys.stdout.flush()
     except typer.Exit as stop:
         return stop.exit_code
-    except BrokenPipeError:  # the reader has seen enough; nothing may be written at interpreter exit either
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
+    except BrokenPipeError:
+        raise
     except (KeyboardInterrupt, typer.Abort):
         _say("interrupted")
         return INTERRUPTED
@@ -138,6 +166,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         return _report(error)
     return OK
+
+
+def _drop_output() -> None:
+    """What is still buffered goes nowhere, so that closing at interpreter exit can't fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _report(error: Exception) -> int:
@@ -155,7 +188,9 @@ def _report(error: Exception) -> int:
         place = f"{error.filename}: " if error.filename is not None else ""
         _say("error", f"{place}{error.strerror}")
         return WRONG_INPUT
-    _say("error", f"{type(error).__name__}: {error}", "not the input's fault, as far as we know; --traceback shows where")
+    _say(
+        "error", f"{type(error).__name__}: {error}", "not the input's fault, as far as we know; --traceback shows where"
+    )
     return FAILED
 
 

@@ -83,4 +83,6 @@ def _files() -> Iterator[Check]:
         yield Check("tokenizers' cache", os.access(cache, os.R_OK), f"{len(list(cache.iterdir()))} files in {cache}")
     else:
         wrong = False if given else None
-        yield Check("tokenizers' cache", wrong, f"{cache} isn't there" + ("" if given else " yet: the first use downloads"))
+        yield Check(
+            "tokenizers' cache", wrong, f"{cache} isn't there" + ("" if given else " yet: the first use downloads")
+        )

@@ -19,11 +19,16 @@ LABELS = {"total": "parameters"}
 
 
 def command(
-    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="shipped names, YAML files, checkpoint folders")],
+    models: Annotated[
+        list[str], typer.Argument(metavar="MODEL...", help="shipped names, YAML files, checkpoint folders")
+    ],
     context: Annotated[
-        int | None, typer.Option(metavar="N", help="tokens looked back on by the decoded token; default: each model's own")
+        int | None,
+        typer.Option(metavar="N", help="tokens looked back on by the decoded token; default: each model's own"),
     ] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override, dotted key")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override, dotted key")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON document")] = False,
 ) -> None:
     """Count parameters, bytes, cache and FLOPs of one model or several, side by side."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Annotated, Any
 
 import torch
@@ -24,7 +25,9 @@ def command(
     device: Annotated[str, typer.Option(help="the device to bind to: cpu, cuda, ...")] = "cpu",
     dtype: Annotated[str, typer.Option(help=", ".join(DTYPES))] = "float32",
     use: Annotated[list[str] | None, typer.Option(metavar="OP=KERNEL", help="ask for a kernel by name")] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override, dotted key")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override, dotted key")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON document")] = False,
 ) -> None:
     """Show which kernel would serve each op of a model. Allocates no weights."""
@@ -38,7 +41,9 @@ def command(
     if as_json:
         print_json(rows)
         return
-    cells = [[row["place"], row["op"], *(row["kernels"].get(p, "") for p in PHASES), _reasons(row["lost"])] for row in rows]
+    cells = [
+        [row["place"], row["op"], *(row["kernels"].get(p, "") for p in PHASES), _reasons(row["lost"])] for row in rows
+    ]
     table(f"{config.name} on {device}, {dtype}", ("layers", "op", *PHASES, "why not the others"), cells)
 
 
@@ -70,7 +75,7 @@ def collapse(lines: Iterable[Binding]) -> list[dict[str, Any]]:
 
 def ranges(numbers: Sequence[int]) -> str:
     """``[0, 1, 2, 5]`` -> ``0-2,5``; ``[0, 2, 4]`` -> ``0-4:2``, every second one."""
-    steps = {after - before for before, after in zip(numbers, numbers[1:], strict=False)}
+    steps = {after - before for before, after in pairwise(numbers)}
     if len(numbers) > 2 and len(steps) == 1 and steps != {1}:
         return f"{numbers[0]}-{numbers[-1]}:{steps.pop()}"
     parts: list[list[int]] = []

@@ -17,7 +17,9 @@ OTHERS = ("op", "kernel", "family", "config")
 
 
 def command(
-    kind: Annotated[str | None, typer.Argument(help="norm, mixer, ..., op, kernel, family or config; default: all")] = None,
+    kind: Annotated[
+        str | None, typer.Argument(help="norm, mixer, ..., op, kernel, family or config; default: all")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON document")] = False,
 ) -> None:
     """List configs, blocks by kind, ops, kernels and families, with the plugin that brings each."""

@@ -19,8 +19,8 @@ command = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     invoke_without_command=True,
-    help="Load the plugins and say what became of each. States: loaded, disabled, conflict, incompatible, import_failed,"
-    " register_failed.",
+    help="Load the plugins and say what became of each. States: loaded, disabled, conflict, incompatible,"
+    " import_failed, register_failed.",
 )
 
 

@@ -21,5 +21,5 @@ def read_model(ref: str, registry: Registry, settings: Sequence[str] = ()) -> Mo
     if Path(ref).is_dir():
         from blockzoo.checkpoints import read_config
 
-        return read_config(Path(ref), registry=registry)
+        return read_config(ref, registry=registry, overrides=overrides_of(settings))
     return load_config(ref, overrides_of(settings), registry=registry)

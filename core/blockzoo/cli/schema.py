@@ -14,7 +14,9 @@ from blockzoo.plugins import host
 
 
 def command(
-    output: Annotated[Path | None, typer.Option(metavar="FILE", help="write it there; default: standard output")] = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="write it there; default: standard output")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="it always is JSON; accepted like everywhere")] = False,
 ) -> None:
     """Print the JSON schema. Editors find it by a first line `# yaml-language-server: $schema=FILE`."""

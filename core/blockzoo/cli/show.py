@@ -19,7 +19,9 @@ from blockzoo.registry import Registry
 def command(
     model: Annotated[str, typer.Argument(help="shipped name, YAML file or checkpoint folder")],
     expanded: Annotated[bool, typer.Option("--expanded", help="every layer, with the source of each value")] = False,
-    settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override, dotted key")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override, dotted key")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON document")] = False,
 ) -> None:
     """Print a model, completely said: all that it extends, uses and inherits is in it."""

@@ -1,8 +1,8 @@
 """The table of verbs: what ``--help`` prints without importing any of them.
 
-A verb of ours is a module with a function ``command`` (typer annotations), or a ``typer.Typer`` of that name where it has
-verbs of its own. A third party's is an entry point of the group ``blockzoo.commands``, named as the verb, that points to
-either.
+A verb of ours is a module with a function ``command`` (typer annotations), or a ``typer.Typer`` of that name where it
+has verbs of its own. A third party's is an entry point of the group ``blockzoo.commands``, named as the verb, that
+points to either.
 """
 
 from __future__ import annotations
@@ -106,7 +106,9 @@ def foreign_verbs(selection: Selection) -> tuple[dict[str, Verb], list[str]]:
         if names & set(selection.deny) or (selection.only is not None and not names & selection.only):
             continue
         if name in own_verbs():
-            refused[f"{name} {item.distribution}"] = f"verb '{name}' of {item.distribution} is refused: blockzoo has one"
+            refused[f"{name} {item.distribution}"] = (
+                f"verb '{name}' of {item.distribution} is refused: blockzoo has one"
+            )
         elif name in verbs or name in refused:
             verbs.pop(name, None)
             refused[name] = f"verb '{name}' is refused: several distributions bring one"

@@ -193,7 +193,10 @@ class _Assembly:
                     self.root, "missing key 'norm'; give it here or in 'head' (none leaves the final norm out)"
                 )
         entries["layers"] = Node([], DEFAULT, "layers")
-        return self.parser.section(ModelConfig, self.root.replaced(entries), "the model")
+        model = self.parser.section(ModelConfig, self.root.replaced(entries), "the model")
+        if model is not None and model.config.embedding.tied and model.config.head.quantizer is not None:
+            self.problems.at_key(head, "quantizer", "the unembedding is tied: its quantizer is the embedding's")
+        return model
 
     def _layer(self, index: int, layer: Layer) -> tuple[LayerConfig | None, dict[str, Parsed]]:
         """One layer; None where there are problems."""

@@ -17,17 +17,19 @@ def merge(base: Node, over: Node) -> Node:
         base = Node({"use": base}, base.place, base.path)  # differences to a block given by name
     if not (base.is_mapping and over.is_mapping) or _is_another_block(base, over):
         return over
-    entries = dict(base.mapping)
+    entries, keys = dict(base.mapping), dict(base.keys)
+    from_outside = over.place.line is None  # an override: what it only passes through is better found in the file
     for key, node in over.mapping.items():
+        if not (from_outside and key in entries and node.is_mapping):
+            keys[key] = over.key_place(key)
         if key not in entries:
             entries[key] = node
         elif node.value is None:
             del entries[key]
         else:
             entries[key] = merge(entries[key], node)
-    # an override has no line: what it leaves of a file is better found in the file
-    place, path = (base.place, base.path) if over.place.line is None else (over.place, over.path)
-    return Node(entries, place, path, {**base.keys, **over.keys})
+    place, path = (base.place, base.path) if from_outside else (over.place, over.path)
+    return Node(entries, place, path, keys)
 
 
 def head(node: Node) -> tuple[str, object] | None:

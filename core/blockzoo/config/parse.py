@@ -14,6 +14,7 @@ from blockzoo.blocks import (
     BlockConfig,
     Dims,
     PositionConfig,
+    QuantizableConfig,
     nested_kinds,
 )
 from blockzoo.config.explain import annotated_models, explain
@@ -144,6 +145,7 @@ class Parser:
                 values[key] = [None if block is None else block.config for block in blocks]
             elif base is not None and child.value is not None:
                 parts[key] = self.block(child, base, partial=partial)
+                self._refuse_inner_quantizer(parts[key], child)
             elif len(sections) == 1 and child.is_mapping and nested_kinds(sections[0]):  # type: ignore[arg-type]
                 parts[key] = self.section(sections[0], child, f"{name}.{key}")
             else:
@@ -165,6 +167,12 @@ class Parser:
             origins.pop(key, None)
             origins |= {f"{key}.{field}" if field else key: origin for field, origin in part.origins.items()}
         return Parsed(config, origins, node)
+
+    def _refuse_inner_quantizer(self, inner: Parsed | None, node: Node) -> None:
+        """Weights are packed as the block in the slot says; a quantizer further in would say nothing."""
+        if inner is not None and isinstance(inner.config, QuantizableConfig) and inner.config.quantizer is not None:
+            message = "has a quantizer of its own, which would have no effect; give it to the block around it"
+            self.problems.at(node, message)
 
 
 SectionT = TypeVar("SectionT", bound=BaseModel)

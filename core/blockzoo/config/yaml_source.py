@@ -122,10 +122,8 @@ def from_overrides(overrides: dict[str, object], problems: Problems) -> list[Nod
             problems.add(Place(source), "", "a key is names joined by dots, such as layers.count")
             continue
         node = from_python(value, source, problems, dotted)
-        keys = {parts[-1]: Place(source)}  # the only key that the override is about; the way there is the file's
         for depth in range(len(parts) - 1, -1, -1):
-            node = Node({parts[depth]: node}, Place(source), ".".join(parts[:depth]), keys)
-            keys = {}
+            node = Node({parts[depth]: node}, Place(source), ".".join(parts[:depth]))
         found.append(node)
     return found
 

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from blockzoo.errors import RunError
 from blockzoo.training.checkpoint import Checkpoints
 from blockzoo.training.config import TrainConfig
+from blockzoo.training.cross_entropy import cross_entropy
 from blockzoo.training.data import Dataset
 from blockzoo.training.interrupt import Interrupt, Interrupted
 from blockzoo.training.metrics import Metrics
@@ -104,7 +105,7 @@ class Training:
         inputs, targets = batch[:, :-1], batch[:, 1:]
         with autocast(self.device, self.config.dtype):
             logits, aux = self.model(inputs, return_aux=True)
-            loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+        loss = cross_entropy(logits.flatten(0, 1), targets.flatten())
         return loss, aux.get("balance_loss")
 
     def bits_per_byte(self) -> float:

@@ -17,7 +17,10 @@ from blockzoo_blocks.ffn.activations import ACTIVATIONS, Activation
 
 
 class GLUConfig(FFNConfig):
-    """YAML: ``ffn: {type: glu, d_ff: 3072, activation: silu}``."""
+    """Gated linear unit: SwiGLU, GeGLU, gpt-oss's clamped gate.
+
+    YAML: ``ffn: {type: glu, d_ff: 3072, activation: silu}``.
+    """
 
     stackable: ClassVar[bool] = True
 

@@ -12,7 +12,10 @@ from blockzoo_blocks.ffn.activations import ACTIVATIONS, Activation
 
 
 class MLPConfig(FFNConfig):
-    """YAML: ``ffn: {type: mlp, d_ff: 3072, activation: gelu_tanh, bias: true}``."""
+    """Two-matrix feed-forward block.
+
+    YAML: ``ffn: {type: mlp, d_ff: 3072, activation: gelu_tanh, bias: true}``.
+    """
 
     stackable: ClassVar[bool] = True
 

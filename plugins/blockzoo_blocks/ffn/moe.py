@@ -23,7 +23,10 @@ from torch import Tensor, nn
 
 
 class RouterConfig(BaseModel):
-    """YAML: ``router: {weights: all_renormalized}``."""
+    """Mixture of experts.
+
+    YAML: ``router: {weights: all_renormalized}``.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -90,6 +93,8 @@ class MoEConfig(FFNConfig):
 
 class Router(nn.Linear):
     """x (N, D) -> chosen experts (N, K) int64, their weights (N, K) and all probabilities (N, E), float32."""
+
+    selection_bias: Tensor
 
     def __init__(self, d_model: int, n_experts: int, top_k: int, recipe: RouterConfig) -> None:
         super().__init__(d_model, n_experts, bias=recipe.bias)

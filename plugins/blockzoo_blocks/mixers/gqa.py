@@ -40,7 +40,10 @@ PROJECTIONS: tuple[Projection, ...] = ("q", "k", "v", "o")
 
 
 class GQAConfig(MixerConfig):
-    """YAML: ``mixer: {type: gqa, n_heads: 64, n_kv_heads: 8, head_dim: 64, bias: true, sinks: true, window: 128}``."""
+    """Grouped-query attention; multi-head and multi-query are its ends.
+
+    YAML: ``mixer: {type: gqa, n_heads: 64, n_kv_heads: 8, head_dim: 64, bias: true, sinks: true, window: 128}``.
+    """
 
     positions: ClassVar[frozenset[PositionForm]] = frozenset({"none", "rotating", "biasing"})
 

@@ -11,7 +11,10 @@ from torch import nn
 
 
 class LayerNormConfig(NormConfig):
-    """YAML: ``norm: {type: layer_norm, eps: 1.0e-5}``."""
+    """Layer norm with float32 statistics.
+
+    YAML: ``norm: {type: layer_norm, eps: 1.0e-5}``.
+    """
 
     eps: PositiveFloat = Field(1e-5, description="added to the variance before the root")
     bias: bool = Field(True, description="a bias beside the gain")

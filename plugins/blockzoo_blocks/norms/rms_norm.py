@@ -13,7 +13,10 @@ from torch import Tensor, nn
 
 
 class RMSNormConfig(NormConfig):
-    """YAML: ``norm: {type: rms_norm, eps: 1.0e-6}``."""
+    """Root-mean-square norm, in both roundings.
+
+    YAML: ``norm: {type: rms_norm, eps: 1.0e-6}``.
+    """
 
     eps: PositiveFloat = Field(1e-6, description="added to the mean square before the root")
     scale_in_fp32: bool = Field(True, description="multiply by the weight before the cast to the input's dtype")

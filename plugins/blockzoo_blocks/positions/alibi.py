@@ -16,7 +16,10 @@ from torch import Tensor, nn
 
 
 class AlibiConfig(AttentionPositionConfig):
-    """YAML: ``position: alibi``."""
+    """Linear biases on scores by distance.
+
+    YAML: ``position: alibi``.
+    """
 
     form: ClassVar[PositionForm] = "biasing"
 

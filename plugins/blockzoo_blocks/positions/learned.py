@@ -7,7 +7,10 @@ from torch import Tensor, nn
 
 
 class LearnedPositionConfig(AdditivePositionConfig):
-    """YAML: ``embedding: {position: learned}``. One vector for each of context_length positions."""
+    """Learned absolute positions, one vector for each of context_length.
+
+    YAML: ``embedding: {position: learned}``.
+    """
 
     def build(self, dims: Dims) -> LearnedPosition:
         return LearnedPosition(dims.context_length, dims.d_model)

@@ -12,7 +12,10 @@ from torch import Tensor, nn
 
 
 class NoPositionConfig(AttentionPositionConfig):
-    """YAML: ``position: none``."""
+    """No position encoding.
+
+    YAML: ``position: none``.
+    """
 
     form: ClassVar[PositionForm] = "none"
 

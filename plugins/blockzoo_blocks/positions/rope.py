@@ -21,7 +21,10 @@ from blockzoo_blocks.positions.rope_scaling import RopeScaling, attention_factor
 
 
 class RopeConfig(AttentionPositionConfig):
-    """YAML: ``position: {type: rope, theta: 150000, scaling: {type: yarn, factor: 32, ...}}``."""
+    """Rotary positions: linear, NTK, YaRN and Llama 3 scaling.
+
+    YAML: ``position: {type: rope, theta: 150000, scaling: {type: yarn, factor: 32, ...}}``.
+    """
 
     form: ClassVar[PositionForm] = "rotating"
 

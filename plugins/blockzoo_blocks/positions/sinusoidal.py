@@ -14,7 +14,10 @@ from torch import Tensor, nn
 
 
 class SinusoidalPositionConfig(AdditivePositionConfig):
-    """YAML: ``embedding: {position: sinusoidal}``."""
+    """Sinusoidal absolute positions.
+
+    YAML: ``embedding: {position: sinusoidal}``.
+    """
 
     theta: PositiveFloat = Field(10000.0, description="the longest wavelength is 2 pi theta")
 

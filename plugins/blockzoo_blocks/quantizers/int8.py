@@ -16,7 +16,9 @@ from torch import Tensor
 
 
 class Int8Config(QuantizerConfig):
-    """YAML: ``quantizer: {type: int8, group_size: 32}``. Packed as ``codes`` (..., out, in) and ``scales`` (..., out,
+    """8-bit integers, one scale a group.
+
+    YAML: ``quantizer: {type: int8, group_size: 32}``. Packed as ``codes`` (..., out, in) and ``scales`` (..., out,
     in / group).
     """
 

@@ -24,7 +24,9 @@ BIAS = 127
 
 
 class MXFP4Config(QuantizerConfig):
-    """YAML: ``quantizer: mxfp4``. Packed as ``blocks`` (..., out, in / 32, 16) uint8 and ``scales`` (..., out, in /
+    """4-bit floats, one power of two a group of 32.
+
+    YAML: ``quantizer: mxfp4``. Packed as ``blocks`` (..., out, in / 32, 16) uint8 and ``scales`` (..., out, in /
     32) uint8.
     """
 

@@ -16,7 +16,10 @@ from torch import Tensor, nn
 
 
 class ParallelConfig(ResidualConfig):
-    """YAML: ``residual: {type: parallel, shared_norm: false}``."""
+    """Mixer and ffn read the same input.
+
+    YAML: ``residual: {type: parallel, shared_norm: false}``.
+    """
 
     shared_norm: bool = Field(True, description="one norm for both branches (GPT-J) or one each (GPT-NeoX)")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout on each branch before it is added, in training")

@@ -16,7 +16,10 @@ from torch import Tensor, nn
 
 
 class PreNormConfig(ResidualConfig):
-    """YAML: ``residual: {type: pre_norm, dropout: 0.1}``."""
+    """A norm before each branch.
+
+    YAML: ``residual: {type: pre_norm, dropout: 0.1}``.
+    """
 
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout on each branch before it is added, in training")
     multiplier: PositiveFloat = Field(1.0, description="factor on each branch before it is added")

@@ -17,7 +17,10 @@ from torch import Tensor, nn
 
 
 class SandwichConfig(ResidualConfig):
-    """YAML: ``residual: sandwich``."""
+    """Norms before and after each branch, or after only.
+
+    YAML: ``residual: sandwich``.
+    """
 
     pre: bool = Field(True, description="norm the inputs of mixer and ffn, too")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout on each branch before it is added, in training")

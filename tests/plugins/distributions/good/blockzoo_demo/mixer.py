@@ -1,4 +1,4 @@
-"""Attention whose output is gated by its input: Qiu et al. 2025, arXiv:2505.06708 (the gate after the values, one for each channel).
+"""Attention whose output is gated by its input, channel by channel: Qiu et al. 2025, arXiv:2505.06708.
 
 Axes: B batch, T tokens, H heads, Dh head_dim, D d_model.
 """
@@ -6,13 +6,12 @@ Axes: B batch, T tokens, H heads, Dh head_dim, D d_model.
 from typing import ClassVar
 
 import torch
-from pydantic import Field, PositiveInt
-from torch import nn
-
 from blockzoo.blocks import Cost, MixerConfig, PositionForm, Role, StateTensor, linear_cost
 from blockzoo.cache import TokenState
 from blockzoo.kernels import Slot
 from blockzoo_blocks.mixers.attention import ATTENTION
+from pydantic import Field, PositiveInt
+from torch import nn
 
 
 class GatedAttentionConfig(MixerConfig):
@@ -28,7 +27,9 @@ class GatedAttentionConfig(MixerConfig):
 
     def build(self, dims, position):
         linears = {name: nn.Linear(dims.d_model, dims.d_model, bias=False) for name in ("q", "k", "v", "gate", "o")}
-        return GatedAttention(linears, position.build(dims.d_model // self.n_heads, self.n_heads), self.n_heads, dims.d_model)
+        return GatedAttention(
+            linears, position.build(dims.d_model // self.n_heads, self.n_heads), self.n_heads, dims.d_model
+        )
 
     def cost(self, dims, position, context):
         head_dim = dims.d_model // self.n_heads
@@ -50,10 +51,14 @@ class GatedAttention(nn.Module):
         self.position = position
         self.shape = (n_heads, d_model // n_heads)
         static = {"scale": self.shape[1] ** -0.5, "window": None, "softcap": None}
-        self.attend = Slot(ATTENTION, n_heads=n_heads, n_kv_heads=n_heads, head_dim=self.shape[1], sinks=False, **static)
+        self.attend = Slot(
+            ATTENTION, n_heads=n_heads, n_kv_heads=n_heads, head_dim=self.shape[1], sinks=False, **static
+        )
 
     def forward(self, x, step, state=None):
-        q, k, v = (linear(x).unflatten(-1, self.shape).transpose(1, 2) for linear in (self.q, self.k, self.v))  # (B, H, T, Dh)
+        q, k, v = (
+            linear(x).unflatten(-1, self.shape).transpose(1, 2) for linear in (self.q, self.k, self.v)
+        )  # (B, H, T, Dh)
         q, k = self.position.rotate(q, k, step)
         k, v, keys = state.extend(step, k, v) if state is not None else (k, v, step.keys)
         y = self.attend[step.phase](q, k, v, step.positions, keys, scale=self.shape[1] ** -0.5)

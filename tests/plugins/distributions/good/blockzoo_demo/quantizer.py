@@ -1,9 +1,8 @@
 """Groupwise symmetric four-bit weights, two to a byte, low nibble first."""
 
 import torch
-from pydantic import Field
-
 from blockzoo.blocks import QuantizerConfig, StateTensor
+from pydantic import Field
 
 
 class NibbleConfig(QuantizerConfig):
@@ -16,7 +15,11 @@ class NibbleConfig(QuantizerConfig):
         return 4 + 16 / self.group_size
 
     def refuses(self, shape):
-        return f"nibble needs a multiple of {self.group_size} inputs, found {shape[-1]}" if shape[-1] % self.group_size else None
+        return (
+            f"nibble needs a multiple of {self.group_size} inputs, found {shape[-1]}"
+            if shape[-1] % self.group_size
+            else None
+        )
 
     def tensors(self, shape):
         return {

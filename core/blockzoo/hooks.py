@@ -1,0 +1,45 @@
+"""pluggy, as the host uses it: hooks are found, checked and called one plugin at a time."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pluggy
+
+from blockzoo import hookspecs
+from blockzoo.errors import PluginError, nearest
+
+PREFIX = "blockzoo_"
+
+
+class HookManager(pluggy.PluginManager):
+    """pluggy's manager, to which every function called ``blockzoo_...`` of a plugin is a hook, marked or not."""
+
+    def __init__(self) -> None:
+        super().__init__(hookspecs.PROJECT)
+        self.add_hookspecs(hookspecs)
+
+    def parse_hookimpl_opts(self, plugin: object, name: str) -> Any:
+        options = super().parse_hookimpl_opts(plugin, name)
+        if options is None and name.startswith(PREFIX) and inspect.isroutine(getattr(plugin, name)):
+            return pluggy.HookimplOpts(
+                wrapper=False, hookwrapper=False, optionalhook=False, tryfirst=False, trylast=False, specname=None
+            )
+        return options
+
+    def add(self, plugin: object, name: str) -> None:
+        """Take a plugin in. Raises PluginError where it implements no hook, or one that there isn't."""
+        self.register(plugin, name=name)
+        known = [hook for hook in vars(hookspecs) if hook.startswith(PREFIX)]
+        callers = self.get_hookcallers(plugin) or []
+        for caller in callers:
+            if caller.name not in known:
+                raise PluginError(f"there is no hook '{caller.name}'{nearest(caller.name, known)}")
+        if not callers:
+            raise PluginError(f"implements no hook; define one of {', '.join(known)}")
+
+    def call(self, plugin: object, hook: str, **arguments: object) -> list[Any]:
+        """Call one hook of one plugin: a list of its result, empty where it doesn't implement the hook."""
+        others = [other for other in self.get_plugins() if other is not plugin]
+        return self.subset_hook_caller(hook, others)(**arguments)

@@ -1,0 +1,137 @@
+"""Position encodings against transformers' own tables and the papers' numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+from transformers.models.bloom.modeling_bloom import build_alibi_tensor
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+from blockzoo.blocks import Dims
+from blockzoo.step import Step
+from blockzoo_blocks.positions.alibi import AlibiConfig, alibi_slopes
+from blockzoo_blocks.positions.learned import LearnedPositionConfig
+from blockzoo_blocks.positions.rope import RopeConfig
+from blockzoo_blocks.positions.rope_scaling import attention_factor, frequencies
+from blockzoo_blocks.positions.sinusoidal import SinusoidalPositionConfig
+
+CPU = torch.device("cpu")
+
+
+def step(positions: torch.Tensor) -> Step:
+    return Step(positions, positions, "prefill", consecutive=False)
+
+
+CASES: list[tuple[dict[str, Any] | None, dict[str, Any]]] = [
+    (None, {"rope_type": "default"}),
+    ({"type": "linear", "factor": 4.0}, {"rope_type": "linear", "factor": 4.0}),
+    (
+        {"type": "yarn", "factor": 32.0, "original_context_length": 4096, "truncate": False},
+        {"rope_type": "yarn", "factor": 32.0, "original_max_position_embeddings": 4096, "truncate": False,
+         "beta_fast": 32.0, "beta_slow": 1.0},
+    ),
+    (
+        {"type": "yarn", "factor": 4.0, "original_context_length": 32768},
+        {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768},
+    ),
+    (
+        {"type": "llama3", "factor": 8.0, "original_context_length": 8192},
+        {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+         "original_max_position_embeddings": 8192},
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("ours", "theirs"), CASES, ids=lambda case: str((case or {}).get("type", "")))
+@pytest.mark.parametrize("theta", [10000.0, 150000.0, 1e6])
+def test_rope_frequencies_equal_transformers_bit_for_bit(
+    ours: dict[str, Any] | None, theirs: dict[str, Any], theta: float
+) -> None:
+    config = LlamaConfig(head_dim=64, max_position_embeddings=131072, rope_parameters={**theirs, "rope_theta": theta})
+    recipe = RopeConfig.model_validate({"theta": theta, "scaling": ours})
+    if theirs["rope_type"] == "default":
+        inverse, factor = 1.0 / theta ** (torch.arange(0, 64, 2).float() / 64), 1.0
+    else:
+        inverse, factor = ROPE_INIT_FUNCTIONS[theirs["rope_type"]](config, CPU)
+    assert torch.equal(frequencies(theta, 64, recipe.scaling, CPU), inverse)
+    assert attention_factor(recipe.scaling) == pytest.approx(factor, abs=1e-12)
+
+
+def test_ntk_stretches_the_longest_wavelength_by_the_factor() -> None:
+    recipe = RopeConfig.model_validate({"scaling": {"type": "ntk", "factor": 8.0}})
+    plain, stretched = frequencies(1e4, 64, None, CPU), frequencies(1e4, 64, recipe.scaling, CPU)
+    assert stretched[0] == plain[0]
+    assert float(plain[-1] / stretched[-1]) == pytest.approx(8.0, rel=1e-4)
+
+
+def test_rope_halves_equal_transformers_and_keep_dtype() -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k = (torch.randn(2, heads, 9, 16, generator=generator) for heads in (4, 2))
+    positions = torch.randint(0, 9000, (2, 9), generator=generator)
+    rope = RopeConfig(theta=150000.0).build(16, 4)
+    angles = positions[..., None].float() * frequencies(150000.0, 16, None, CPU)
+    cos, sin = torch.cat([angles, angles], -1).cos(), torch.cat([angles, angles], -1).sin()
+    for found, expected in zip(rope.rotate(q, k, step(positions)), apply_rotary_pos_emb(q, k, cos, sin), strict=True):
+        assert torch.allclose(found, expected, atol=1e-6)
+    q16, k16 = rope.rotate(q.bfloat16(), k.bfloat16(), step(positions))
+    assert q16.dtype == k16.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize("fraction", [1.0, 0.25])
+def test_rope_scores_depend_on_distance_alone(interleaved: bool, fraction: float) -> None:
+    rope = RopeConfig(interleaved=interleaved, fraction=fraction).build(32, 1)
+    generator = torch.Generator().manual_seed(0)
+    q, k = (torch.randn(1, 1, 6, 32, generator=generator, dtype=torch.float64) for _ in range(2))
+    scores = []
+    for shift in (0, 1000):
+        turned_q, turned_k = rope.rotate(q, k, step(torch.arange(6)[None] + shift))
+        scores.append(turned_q @ turned_k.transpose(-1, -2))
+    assert torch.allclose(scores[0], scores[1], atol=1e-6)
+    rotated = int(32 * fraction)
+    turned, _ = rope.rotate(q, k, step(torch.arange(6)[None]))
+    assert torch.equal(turned[..., rotated:], q[..., rotated:])
+    assert not torch.equal(turned[..., 1:, :rotated], q[..., 1:, :rotated])
+
+
+def test_one_table_serves_all_layers_of_equal_config() -> None:
+    at = step(torch.arange(4)[None])
+    q = torch.randn(1, 1, 4, 16)
+    for theta in (1e4, 1e4, 1e6):
+        RopeConfig(theta=theta).build(16, 1).rotate(q, q, at)
+    assert len(at.tables) == 2
+
+
+def test_odd_rotation_is_refused() -> None:
+    with pytest.raises(ValueError, match="must be even"):
+        RopeConfig(fraction=0.3).build(10, 1)
+
+
+@pytest.mark.parametrize("heads", [1, 2, 6, 8, 12, 20])
+def test_alibi_equals_blooms(heads: int) -> None:
+    mask = torch.ones(1, 7)
+    theirs = build_alibi_tensor(mask, heads, torch.float32)[:, 0]  # (heads, 7): slope * key position
+    ours = AlibiConfig().build(8, heads).bias(torch.full((1, 1), 6), torch.arange(7)[None])[0, :, 0]
+    assert torch.allclose(ours - ours[:, :1], theirs, atol=1e-6)
+    assert ours[:, -1].abs().max() == 0
+    assert len(alibi_slopes(heads)) == heads
+
+
+def test_sinusoidal_by_the_papers_formula() -> None:
+    found = SinusoidalPositionConfig().build(Dims(8, 1, 64))(torch.tensor([[0, 3, 50]]))[0]
+    for row, position in enumerate((0, 3, 50)):
+        for i in range(4):
+            angle = torch.tensor(position / 10000 ** (2 * i / 8))
+            assert found[row, 2 * i] == pytest.approx(float(angle.sin()), abs=1e-5)
+            assert found[row, 2 * i + 1] == pytest.approx(float(angle.cos()), abs=1e-5)
+    assert list(SinusoidalPositionConfig().check(Dims(7, 1, 64)))
+
+
+def test_learned_positions_are_rows() -> None:
+    module = LearnedPositionConfig().build(Dims(4, 1, 6))
+    assert torch.equal(module(torch.tensor([[5, 0]]))[0, 0], module.weight[5])
+    assert module(torch.tensor([[-1]])).isfinite().all()

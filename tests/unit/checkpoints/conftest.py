@@ -1,0 +1,22 @@
+"""A small GPT-2 checkpoint in a folder, to be spoilt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from blockzoo.checkpoints import save_pretrained
+from blockzoo.config import load_config
+from blockzoo.model import build
+from blockzoo.registry import Registry
+
+GPT2 = {"model_type": "gpt2", "vocab_size": 50, "n_positions": 16, "n_embd": 8, "n_layer": 2, "n_head": 2}
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path, registry: Registry) -> Path:
+    mapping = registry.get("family", "gpt2").layouts["hf"].read_config(GPT2)
+    model = build(load_config(mapping, registry=registry), registry=registry)
+    save_pretrained(model, tmp_path / "gpt2", registry=registry)
+    return tmp_path / "gpt2"
