@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 import blockzoo_blocks
 import blockzoo_gpt2
 import blockzoo_gpt_oss
 import blockzoo_qwen3
 import blockzoo_torch
-import pytest
 from blockzoo.registry import Registrar, Registry
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -16,7 +16,6 @@ from blockzoo.blocks import Cost, Parameter, QuantizerConfig, Role, linear_cost
 from blockzoo.config.schema import LayerConfig, ModelConfig
 
 GROUPS = ("embedding", "unembedding", "mixer", "ffn", "other")
-QUANTIZED_ROLES = frozenset({Role.HIDDEN, Role.RESIDUAL_OUTPUT})
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ def group_of(name: str) -> str:
 def quantizer_of(config: ModelConfig, name: str, parameter: Parameter) -> QuantizerConfig | None:
     """The quantizer of this parameter: of matrices in a quantized mixer or ffn, of embedding and head where asked."""
     parts = name.split(".")
-    if parts[0] == "layers" and parameter.role in QUANTIZED_ROLES and len(parameter.shape) > 1:
+    if parts[0] == "layers" and parameter.packable:
         layer = config.layers[int(parts[1])]
         block = {"mixer": layer.mixer, "ffn": layer.ffn}.get(parts[2])
         return block.quantizer if block is not None else None

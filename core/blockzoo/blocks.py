@@ -75,6 +75,11 @@ class Parameter:
         return prod(self.shape)
 
     @property
+    def packable(self) -> bool:
+        """Whether a quantizer may store it: matrices of mixers and ffns; never a router, norm, sink or bias."""
+        return self.role in (Role.HIDDEN, Role.RESIDUAL_OUTPUT) and len(self.shape) > 1
+
+    @property
     def active_numel(self) -> int:
         return self.numel if self.active is None else self.active
 
@@ -244,8 +249,12 @@ class AttentionPosition(Protocol):
 class AttentionPositionConfig(PositionConfig):
     """A position encoding inside attention; the mixer builds it for its own head_dim and heads."""
 
+    def refuses(self, head_dim: int) -> str | None:
+        """Why heads of this width can't have it, or None."""
+        return None
+
     def build(self, head_dim: int, n_heads: int) -> nn.Module:
-        """A module that is an ``AttentionPosition``. Raises ValueError for a head_dim it can't do."""
+        """A module that is an ``AttentionPosition``."""
         raise NotImplementedError
 
     def cost(self, head_dim: int, n_heads: int) -> Cost:
@@ -269,6 +278,10 @@ class MixerConfig(QuantizableConfig):
 
     kind: ClassVar[str] = "mixer"
     positions: ClassVar[frozenset[PositionForm]] = frozenset({"none"})
+
+    def check_position(self, dims: Dims, position: AttentionPositionConfig) -> Iterator[str]:
+        """What is wrong with this position in this mixer, beside its form: a head that can't be rotated."""
+        yield from ()
 
     def build(self, dims: Dims, position: AttentionPositionConfig) -> nn.Module:
         """A module with ``forward(x, step, state=None)`` and ``new_state(batch_size, max_length, device, dtype)``."""

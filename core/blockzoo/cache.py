@@ -75,7 +75,7 @@ class TokenState:
         self.extent = 0  # an upper bound on the slots in use, kept on the host
         self.evicted = False
 
-    def extend(self, step: Step, *new: Tensor) -> tuple[*tuple[Tensor, ...], Keys]:
+    def extend(self, step: Step, *new: Tensor) -> tuple[tuple[Tensor, ...], Keys]:
         """Store the tokens of this pass, each ``new`` (B, *lead, T, D).
 
         Returns what attention looks at, old and new together, one tensor (B, *lead, S, D) for each, and their Keys. A
@@ -87,18 +87,18 @@ class TokenState:
         ring = self.window is not None and self.extent + n_tokens > self.capacity
         if empty and n_tokens > 1:
             self._write(step, new, uniform)
-            return (*new, step.keys)
+            return new, step.keys
         if ring and n_tokens > 1:  # later tokens would evict what the earlier ones still see
             before = [(tensor, part) for tensor, part in zip(self.tensors, new, strict=True)]
             old_positions = self.positions.clone()
             joined = [torch.cat([tensor, part.to(tensor.dtype)], dim=-2) for tensor, part in before]
             keys = Keys(torch.cat([old_positions, step.positions], dim=1), False)
             self._write(step, new, uniform)
-            return (*joined, keys)
+            return tuple(joined), keys
         self._write(step, new, uniform)
         stored = [tensor[..., : self.extent, :] for tensor in self.tensors]
         consecutive = uniform and (not ring or n_tokens == 1)
-        return (*stored, Keys(self.positions[:, : self.extent], consecutive))
+        return tuple(stored), Keys(self.positions[:, : self.extent], consecutive)
 
     def _write(self, step: Step, new: tuple[Tensor, ...], uniform: bool) -> None:
         n_tokens = step.positions.shape[1]

@@ -177,6 +177,9 @@ class Registrar:
             raise PluginError(
                 f"{kind} '{name}' is reserved: blockzoo ships one ({ours}); {source_of(of or thing)} needs another"
             )
+        others = [k for k in self._registry.things if k[:2] == (kind, name) and k[2] != self.plugin]
+        if kind in ("op", "family") and others:
+            raise PluginError(f"{kind} '{name}' is taken by plugin '{others[0][2]}': names of this kind are shared by all plugins")
         self._collected[key] = thing
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 @hookimpl
 def blockzoo_register(registry: Registrar) -> None:
+    from blockzoo.linear import EXPERT_LINEAR, LINEAR
     from blockzoo_blocks.ffn.glu import GLUConfig
     from blockzoo_blocks.ffn.mlp import MLPConfig
     from blockzoo_blocks.ffn.moe import MoEConfig
@@ -34,6 +35,8 @@ def blockzoo_register(registry: Registrar) -> None:
     from blockzoo_blocks.residuals.sandwich import SandwichConfig
 
     registry.op(ATTENTION)
+    registry.op(LINEAR)
+    registry.op(EXPERT_LINEAR)
     registry.block("ffn", "glu", GLUConfig)
     registry.block("ffn", "mlp", MLPConfig)
     registry.block("ffn", "moe", MoEConfig)

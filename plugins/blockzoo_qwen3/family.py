@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from blockzoo.checkpoints.family import Family, Layout
 from blockzoo.checkpoints.keymap import KeyMap, same
-from blockzoo_qwen3.tokenizer import END_OF_TEXT, IM_END, SPLITTING
 from blockzoo_qwen3.config_json import MODEL_TYPES, read_config, write_config
+from blockzoo_qwen3.tokenizer import END_OF_TEXT, IM_END, SPLITTING
 
 HERE = "model.layers.{layer}."
 OURS = "layers.{layer}."

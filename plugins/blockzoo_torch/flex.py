@@ -11,11 +11,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from blockzoo.kernels import YES, Call, Capabilities, Kernel, Verdict, no
-from blockzoo.step import Keys
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+from blockzoo.kernels import YES, Call, Capabilities, Kernel, Verdict, no
+from blockzoo.step import Keys
 
 
 def supports(capabilities: Capabilities, call: Call) -> Verdict:

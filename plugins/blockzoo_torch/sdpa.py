@@ -11,10 +11,11 @@ Axes: B batch, T queries, S keys, H query heads, Hk key heads, Dh head_dim.
 from __future__ import annotations
 
 import torch
-from blockzoo.kernels import YES, Call, Capabilities, Kernel, Verdict, no
-from blockzoo.step import Keys
 from torch import Tensor
 from torch.nn import functional as F
+
+from blockzoo.kernels import YES, Call, Capabilities, Kernel, Verdict, no
+from blockzoo.step import Keys
 
 
 def supports(capabilities: Capabilities, call: Call) -> Verdict:

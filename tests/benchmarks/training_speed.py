@@ -1,16 +1,16 @@
 """Training speed of a GPT-2-shaped model beside transformers' GPT2LMHeadModel, in the same loop on the same tokens.
 
-    python tests/benchmarks/training_speed.py [--device cpu] [--dtype float32 bfloat16] [--vocab 256 50257] [--rounds 5]
+    python tests/benchmarks/training_speed.py [--device cpu] [--dtype float32 bfloat16] [--vocab 256 50257] [--rounds 10]
 
-The loop is ours for both: AdamW in one pass, clipping, and the loss that keeps one copy of the logits. Rounds of the two alternate, so that what else the machine does hits both alike; the ratio is of the medians. Aim: at least
-1.0 on the CPU in both dtypes.
+The loop is ours for both: AdamW in one pass, clipping, and the loss that keeps one copy of the logits. Rounds of the two
+alternate, and the best of each counts, so that what else the machine does matters little. Aim: at least 1.0 on the CPU in
+both dtypes.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import time
 from collections.abc import Callable
 
@@ -90,7 +90,7 @@ def _step(
 
 
 def measure(vocab: int, device: torch.device, dtype: str, rounds: int, steps: int) -> dict[str, object]:
-    """Median tokens/s of both, and their ratio."""
+    """Best tokens/s of both, and their ratio."""
     torch.manual_seed(0)
     batch = torch.randint(vocab, (BATCH, BLOCK + 1), device=device)
     pair = {"blockzoo": ours(vocab, device, dtype), "transformers": theirs(vocab, device, dtype)}
@@ -104,9 +104,9 @@ def measure(vocab: int, device: torch.device, dtype: str, rounds: int, steps: in
                 loss = step(batch)
             loss.item()
             speeds[name].append(steps * BATCH * BLOCK / (time.perf_counter() - begin))
-    medians = {name: statistics.median(found) for name, found in speeds.items()}
-    ratio = medians["blockzoo"] / medians["transformers"]
-    return {"device": str(device), "dtype": dtype, "vocab": vocab, **medians, "ratio": ratio}
+    best = {name: max(found) for name, found in speeds.items()}
+    ratio = best["blockzoo"] / best["transformers"]
+    return {"device": str(device), "dtype": dtype, "vocab": vocab, **best, "ratio": ratio}
 
 
 def main() -> None:
@@ -114,8 +114,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--vocab", nargs="+", type=int, default=[256, 50257])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=1)
     options = parser.parse_args()
     for dtype in options.dtype:
         for vocab in options.vocab:

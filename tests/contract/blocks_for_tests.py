@@ -10,9 +10,13 @@ Axes: B batch, T tokens, S stored, H heads, R latent width, N nope width, P rota
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+
 from blockzoo.blocks import (
     AttentionPositionConfig,
     Cost,
@@ -30,8 +34,6 @@ from blockzoo.kernels import Slot
 from blockzoo.registry import Registrar
 from blockzoo.step import Step
 from blockzoo_blocks.mixers.attention import ATTENTION
-from pydantic import Field, PositiveInt
-from torch import Tensor, nn
 
 
 class MLAConfig(MixerConfig):
@@ -48,6 +50,10 @@ class MLAConfig(MixerConfig):
     rope_dim: PositiveInt = Field(description="features of a head that are rotated; the key's are shared by all heads")
     v_dim: PositiveInt = Field(description="width of a head's values")
     norm: NormConfig = Field(description="norm on both latents")
+
+    def check_position(self, dims: Dims, position: AttentionPositionConfig) -> Iterator[str]:
+        if reason := position.refuses(self.rope_dim):
+            yield reason
 
     def build(self, dims: Dims, position: AttentionPositionConfig) -> MLA:
         return MLA(self, dims, position)
@@ -93,7 +99,8 @@ class MLA(nn.Module):
         q_nope, q_rope = q.split((nope, rope), dim=-1)
         q_rope, k_rope = self.position.rotate(q_rope, k_rope[:, None], step)
         latent, k_rope = self.kv_norm(latent), k_rope[:, 0]
-        latent, k_rope, keys = state.extend(step, latent, k_rope) if state is not None else (latent, k_rope, step.keys)
+        stored = state.extend(step, latent, k_rope) if state is not None else ((latent, k_rope), step.keys)
+        (latent, k_rope), keys = stored
         k_nope, v = self.kv_up(latent).unflatten(-1, (self.n_heads, -1)).transpose(1, 2).split((nope, value), dim=-1)
         k = torch.cat([k_nope, k_rope[:, None].expand(-1, self.n_heads, -1, -1)], dim=-1)
         q = torch.cat([q_nope, q_rope], dim=-1)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from blockzoo.registry import Registrar, Registry
 
+from blockzoo.registry import Registrar, Registry
 from tests.conftest import builtin_registry
 from tests.contract import blocks_for_tests
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pydantic
 import pytest
 import torch
+
 from blockzoo.accounting import parameters_of
 from blockzoo.blocks import KINDS, BlockConfig, MixerConfig, NormConfig, Role
 from blockzoo.registry import Registry
-
 from tests.contract.mixes import configs_of, draw_model
 
 

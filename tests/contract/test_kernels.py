@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from blockzoo.kernels import PHASES, Call, Capabilities, Example, Kernel, Op
 from blockzoo.registry import Registry
 

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional as F
+
 from blockzoo.config.schema import HeadConfig, LayerConfig, ModelConfig
 from blockzoo.errors import KernelError
 from blockzoo.kernels import YES, Call, Capabilities, Kernel, Layout, Verdict, no
 from blockzoo.linear import StoredLinear
 from blockzoo.model import Decoder, build
 from blockzoo.registry import Registrar, Registry
-from torch.nn import functional as F
-
 from tests.contract.mixes import block
 
 ROWS = 2

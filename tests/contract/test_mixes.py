@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from blockzoo.accounting import account, parameters_of
 from blockzoo.checkpoints import from_pretrained, save_pretrained
 from blockzoo.config import dump, load_config
 from blockzoo.config.schema import ModelConfig
 from blockzoo.model import Decoder, build, empty
 from blockzoo.registry import Registry
-
 from tests.contract.mixes import draw_model
 
 T = 24

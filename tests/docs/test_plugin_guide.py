@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+
 from blockzoo import hookspecs
 from blockzoo.discovery import State
 from blockzoo.registry import Registrar

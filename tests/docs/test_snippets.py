@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+
 from blockzoo.config import dump, load_config
 from blockzoo.model import build
 from blockzoo.registry import Registry
-
 from tests.conftest import builtin_registry
 
 ROOT = Path(__file__).resolve().parents[2]

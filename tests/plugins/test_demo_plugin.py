@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from blockzoo.accounting import account
 from blockzoo.config import dump, load_config
 from blockzoo.config.schema import ModelConfig

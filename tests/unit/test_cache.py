@@ -20,7 +20,7 @@ def make(window: int | None, max_length: int = 10, batch: int = 2) -> tuple[Mode
 def feed(cache: ModelCache, state: TokenState, n: int, positions: torch.Tensor | None = None) -> dict[int, set[float]]:
     """Append n tokens whose value is their position; returns what each row's attention may look at."""
     step = cache.step((cache.batch_size, n), positions, "prefill")
-    values, keys = state.extend(step, step.positions[..., None].float())
+    (values,), keys = state.extend(step, step.positions[..., None].float())
     assert isinstance(keys, Keys)
     cache.advance(step)
     for row in range(cache.batch_size):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from blockzoo.cli import app, verbs
 from blockzoo.errors import BlockzooError, ConfigError, InputError, Problem, RunError
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+
 from blockzoo.cli import main
 from blockzoo.cli.kernels import collapse, ranges
 from blockzoo.kernels import Binding

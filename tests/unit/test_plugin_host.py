@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from blockzoo.discovery import Plugin
 from blockzoo.errors import PluginError
 from blockzoo.plugins import Host, Loaded, host, load_plugins, one_line, reset_host

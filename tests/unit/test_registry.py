@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from blockzoo.blocks import MixerConfig, NormConfig
 from blockzoo.errors import PluginError
 from blockzoo.kernels import YES, Kernel

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from blockzoo.errors import InputError
 from blockzoo.selection import Selection, parse
 

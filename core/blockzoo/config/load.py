@@ -12,6 +12,7 @@ from blockzoo.blocks import (
     BASES,
     AttentionPositionConfig,
     BlockConfig,
+    Cost,
     Dims,
     FFNConfig,
     MixerConfig,
@@ -213,6 +214,7 @@ class _Assembly:
         key = tuple(id(part.config) for part in complete.values())
         if key not in self.layers:
             self.layers[key] = LayerConfig(**{slot: part.config for slot, part in complete.items()})
+            self._fits(self.layers[key], layer)
         return self.layers[key], complete
 
     def _slot(self, layer: Layer, slot: str, quantizer: Parsed | None = None) -> Parsed | None:
@@ -236,6 +238,25 @@ class _Assembly:
         self.dropped.append(f"layers.{index}.position: {what} is dropped, mixer {name} takes none")
         none = self.parser.block(_NO_POSITION, AttentionPositionConfig)
         return none or position
+
+    def _fits(self, config: LayerConfig, layer: Layer) -> None:
+        """Whether the blocks of a layer fit each other: the position the mixer, the quantizer the weights."""
+        dims = self.parser.dims
+        if dims is None or self.problems:
+            return
+        mixer, ffn, position = config.mixer, config.ffn, config.position
+        reasons = [] if mixer is None else list(mixer.check_position(dims, position))
+        for reason in reasons:
+            self.problems.at(layer["position"].node, reason)
+        if mixer is not None and mixer.quantizer is not None and not reasons:
+            self._packs(layer["mixer"].node, mixer.quantizer, mixer.cost(dims, position, 1))
+        if ffn is not None and ffn.quantizer is not None:
+            self._packs(layer["ffn"].node, ffn.quantizer, ffn.cost(dims))
+
+    def _packs(self, node: Node, quantizer: QuantizerConfig, cost: Cost) -> None:
+        refusals = {quantizer.refuses(p.shape) for p in cost.parameters.values() if p.packable}
+        for refusal in sorted(reason for reason in refusals if reason):
+            self.problems.at(node, refusal)
 
     def _unused(self) -> None:
         """Blocks that no slot names are checked too, as far as they go: they may be there for others to use."""

@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,22 +20,12 @@ from torch import Tensor
 
 from blockzoo.checkpoints.atomic import new_folder
 from blockzoo.errors import CheckpointError, InputError
+from blockzoo.tokenizers import Tokenizer
 from blockzoo.training.config import DataConfig
 from blockzoo.training.corpus import read_corpus, split
 
 FORMAT = 1
 """Of the folders below; part of their names."""
-
-
-class Tokenizer(Protocol):
-    """What of a tokenizer training needs."""
-
-    @property
-    def n_tokens(self) -> int: ...
-
-    def encode(self, text: str) -> list[int]: ...
-
-    def token_bytes(self, token: int) -> bytes: ...
 
 
 @dataclass(frozen=True)

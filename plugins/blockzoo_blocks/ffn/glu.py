@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar
 
-from blockzoo.blocks import Aux, Cost, Dims, FFNConfig, LinearFactory, Role, linear_cost
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
+from blockzoo.blocks import Aux, Cost, Dims, FFNConfig, LinearFactory, Role, linear_cost
 from blockzoo_blocks.ffn.activations import ACTIVATIONS, Activation
 
 

@@ -16,10 +16,11 @@ from math import prod
 from typing import Literal
 
 import torch
-from blockzoo.blocks import Aux, Cost, Dims, FFNConfig, LinearFactory, Parameter, Role, filled, linear_cost
-from blockzoo.linear import ExpertLinear
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
+
+from blockzoo.blocks import Aux, Cost, Dims, FFNConfig, LinearFactory, Parameter, Role, filled, linear_cost
+from blockzoo.linear import ExpertLinear
 
 
 class RouterConfig(BaseModel):

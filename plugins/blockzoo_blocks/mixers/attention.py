@@ -12,10 +12,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from blockzoo.kernels import Example, Op
-from blockzoo.step import Keys
 from torch import Tensor
 from torch.nn import functional as F
+
+from blockzoo.kernels import Example, Op
+from blockzoo.step import Keys
 
 
 def visible(positions: Tensor, key_positions: Tensor, window: int | None) -> Tensor:

@@ -14,6 +14,9 @@ from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 import torch
+from pydantic import Field, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
 from blockzoo.blocks import (
     AttentionPosition,
     AttentionPositionConfig,
@@ -30,9 +33,6 @@ from blockzoo.blocks import (
 from blockzoo.cache import TokenState
 from blockzoo.kernels import Slot
 from blockzoo.step import Step
-from pydantic import Field, PositiveFloat, PositiveInt
-from torch import Tensor, nn
-
 from blockzoo_blocks.mixers.attention import ATTENTION
 
 Projection = Literal["q", "k", "v", "o"]
@@ -100,6 +100,10 @@ class GQAConfig(MixerConfig):
             "scale": head_dim**-0.5 if self.scale is None else self.scale,
         }
         return self.model_copy(update=derived)
+
+    def check_position(self, dims: Dims, position: AttentionPositionConfig) -> Iterator[str]:
+        if reason := position.refuses(self.width(dims)):
+            yield reason
 
     def build(self, dims: Dims, position: AttentionPositionConfig) -> GroupedQueryAttention:
         heads, kv_heads, width = self.n_heads, self.kv_heads(), self.width(dims)
@@ -189,7 +193,7 @@ class GroupedQueryAttention(nn.Module):
         q, k = self.position.rotate(q, k, step)
         if self.norm_placement == "after head":
             q, k = self.q_norm(q), self.k_norm(k)
-        k, v, keys = state.extend(step, k, v) if state is not None else (k, v, step.keys)
+        (k, v), keys = state.extend(step, k, v) if state is not None else ((k, v), step.keys)
         y = self.attend[step.phase](
             q,
             k,

@@ -5,9 +5,10 @@ The statistics are taken in float32 whatever the input's dtype.
 
 from __future__ import annotations
 
-from blockzoo.blocks import Cost, NormConfig, Parameter, Role
 from pydantic import Field, PositiveFloat
 from torch import nn
+
+from blockzoo.blocks import Cost, NormConfig, Parameter, Role
 
 
 class LayerNormConfig(NormConfig):

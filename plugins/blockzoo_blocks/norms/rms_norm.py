@@ -7,9 +7,10 @@ float32 and cast once (gpt-oss, Gemma), or cast first and multiply in the activa
 from __future__ import annotations
 
 import torch
-from blockzoo.blocks import Cost, NormConfig, Parameter, Role, filled
 from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
+
+from blockzoo.blocks import Cost, NormConfig, Parameter, Role, filled
 
 
 class RMSNormConfig(NormConfig):

@@ -10,9 +10,10 @@ from math import floor, log2
 from typing import ClassVar
 
 import torch
+from torch import Tensor, nn
+
 from blockzoo.blocks import AttentionPositionConfig, PositionForm
 from blockzoo.step import Step
-from torch import Tensor, nn
 
 
 class AlibiConfig(AttentionPositionConfig):

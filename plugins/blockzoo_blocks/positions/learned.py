@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from blockzoo.blocks import AdditivePositionConfig, Cost, Dims, Parameter, Role
 from torch import Tensor, nn
+
+from blockzoo.blocks import AdditivePositionConfig, Cost, Dims, Parameter, Role
 
 
 class LearnedPositionConfig(AdditivePositionConfig):

@@ -6,9 +6,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from torch import Tensor, nn
+
 from blockzoo.blocks import AttentionPositionConfig, PositionForm
 from blockzoo.step import Step
-from torch import Tensor, nn
 
 
 class NoPositionConfig(AttentionPositionConfig):

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
-from blockzoo.blocks import AttentionPositionConfig, Dims, PositionForm
-from blockzoo.step import Step
 from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
+from blockzoo.blocks import AttentionPositionConfig, Dims, PositionForm
+from blockzoo.step import Step
 from blockzoo_blocks.positions.rope_scaling import RopeScaling, attention_factor, frequencies
 
 
@@ -36,11 +36,14 @@ class RopeConfig(AttentionPositionConfig):
     interleaved: bool = Field(False, description="rotate neighbouring features instead of halves")
 
     def rotated(self, head_dim: int) -> int:
-        """How many features of a head are rotated. Raises ValueError where that is odd."""
-        rotated = int(head_dim * self.fraction)
+        """How many features of a head are rotated."""
+        return int(head_dim * self.fraction)
+
+    def refuses(self, head_dim: int) -> str | None:
+        rotated = self.rotated(head_dim)
         if rotated % 2 or rotated == 0:
-            raise ValueError(f"rope rotates pairs: head_dim {head_dim} times fraction {self.fraction} must be even")
-        return rotated
+            return f"rope rotates pairs, found {rotated} features: head_dim {head_dim} times fraction {self.fraction:g}"
+        return None
 
     def check(self, dims: Dims) -> Iterator[tuple[str, str]]:
         if self.scaling is not None:

@@ -8,7 +8,6 @@ from typing import Any
 
 from blockzoo.checkpoints.config_json import ConfigJSON
 from blockzoo.errors import CheckpointError
-
 from blockzoo_blocks.positions.rope import RopeConfig
 from blockzoo_blocks.positions.rope_scaling import LinearScaling, Llama3Scaling, YarnScaling
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from blockzoo.blocks import AdditivePositionConfig, Cost, Dims
 from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
+
+from blockzoo.blocks import AdditivePositionConfig, Cost, Dims
 
 
 class SinusoidalPositionConfig(AdditivePositionConfig):

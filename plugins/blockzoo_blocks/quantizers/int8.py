@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from blockzoo.blocks import QuantizerConfig, StateTensor
 from pydantic import Field
 from torch import Tensor
+
+from blockzoo.blocks import QuantizerConfig, StateTensor
 
 
 class Int8Config(QuantizerConfig):

@@ -13,8 +13,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from blockzoo.blocks import QuantizerConfig, StateTensor
 from torch import Tensor
+
+from blockzoo.blocks import QuantizerConfig, StateTensor
 
 GROUP = 32
 MAGNITUDES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from pydantic import Field, PositiveFloat
+from torch import Tensor, nn
+
 from blockzoo.blocks import Aux, Dims, ResidualConfig
 from blockzoo.cache import State
 from blockzoo.step import Step
-from pydantic import Field, PositiveFloat
-from torch import Tensor, nn
 
 
 class PreNormConfig(ResidualConfig):

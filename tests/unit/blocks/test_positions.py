@@ -107,8 +107,8 @@ def test_one_table_serves_all_layers_of_equal_config() -> None:
 
 
 def test_odd_rotation_is_refused() -> None:
-    with pytest.raises(ValueError, match="must be even"):
-        RopeConfig(fraction=0.3).build(10, 1)
+    assert "found 3 features: head_dim 10 times fraction 0.3" in str(RopeConfig(fraction=0.3).refuses(10))
+    assert RopeConfig(fraction=0.5).refuses(8) is None
 
 
 @pytest.mark.parametrize("heads", [1, 2, 6, 8, 12, 20])

@@ -21,12 +21,8 @@ def test_views_are_the_parts(transposed: bool, interleaved: bool, axis: int) -> 
     stored = torch.zeros(rule.stored_shape(shapes))
     for view, part in zip(rule.views(stored, shapes), (a, b), strict=True):
         view.copy_(part)
-    both = torch.stack([a, b], dim=axis - 1 if axis == -2 else -1)
-    expected = both.flatten(-3, -2) if axis == -2 and interleaved else both.flatten(-2, -1)
-    if axis == -2 and interleaved:
-        expected = torch.stack([a, b], dim=2).flatten(1, 2)
-    elif not interleaved:
-        expected = torch.cat([a, b], dim=axis)
+    woven = torch.stack([a, b], dim=axis).flatten(axis - 1, axis)
+    expected = woven if interleaved else torch.cat([a, b], dim=axis)
     assert torch.equal(stored, expected.transpose(-1, -2) if transposed else expected)
 
 

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import pytest
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+
 from blockzoo.blocks import (
     AdditivePositionConfig,
     AttentionPositionConfig,
     BlockConfig,
+    Cost,
     Dims,
     FFNConfig,
     MixerConfig,
@@ -18,10 +21,10 @@ from blockzoo.blocks import (
     PositionForm,
     QuantizerConfig,
     ResidualConfig,
+    linear_cost,
 )
 from blockzoo.errors import ConfigError
 from blockzoo.registry import Registrar, Registry
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 
 class Plain(NormConfig):
@@ -43,11 +46,17 @@ class Attend(MixerConfig):
         if dims.d_model % self.heads:
             yield "heads", f"d_model {dims.d_model} is not a multiple of {self.heads}"
 
+    def cost(self, dims: Dims, position: AttentionPositionConfig, context: int) -> Cost:
+        return linear_cost(dims.d_model, dims.d_model, bias=False)
+
 
 class Recur(MixerConfig):
     """A mixer without positions."""
 
     width: PositiveInt = Field(8, description="of the state")
+
+    def cost(self, dims: Dims, position: AttentionPositionConfig, context: int) -> Cost:
+        return linear_cost(dims.d_model, dims.d_model, bias=False)
 
 
 class Dense(FFNConfig):
@@ -55,6 +64,9 @@ class Dense(FFNConfig):
 
     d_ff: PositiveInt = Field(description="inner width")
     act: Literal["gelu", "silu"] = Field("gelu", description="activation")
+
+    def cost(self, dims: Dims) -> Cost:
+        return linear_cost(dims.d_model, dims.d_model, bias=False)
 
 
 class Route(BaseModel):
@@ -70,6 +82,9 @@ class Experts(FFNConfig):
     router: Route = Field(Route(), description="who chooses")
     expert: FFNConfig = Field(description="each of them")
     shared: tuple[FFNConfig, ...] = Field((), description="for every token")
+
+    def cost(self, dims: Dims) -> Cost:
+        return linear_cost(dims.d_model, dims.d_model, bias=False)
 
 
 class Stretch(BaseModel):

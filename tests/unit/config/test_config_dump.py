@@ -6,10 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from blockzoo.config import ModelConfig, digest, dump, dump_yaml, load_config
-from blockzoo.registry import Registry
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from blockzoo.config import ModelConfig, digest, dump, dump_yaml, load_config
+from blockzoo.registry import Registry
 
 Write = Callable[..., Path]
 

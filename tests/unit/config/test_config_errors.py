@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from pydantic import Field
+
 from blockzoo.blocks import Dims, NormConfig
 from blockzoo.config import Section, load_config, read_yaml, section
 from blockzoo.errors import ConfigError
 from blockzoo.registry import Registrar, Registry
-from pydantic import Field
 
 Write = Callable[..., Path]
 Told = Callable[[Callable[[], object]], list[str]]

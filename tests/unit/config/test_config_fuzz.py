@@ -7,11 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import yaml
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
 from blockzoo.config import load_config
 from blockzoo.errors import ConfigError
 from blockzoo.registry import Registry
-from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
 
 WORDS = st.sampled_from(
     [

@@ -6,6 +6,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+
 from blockzoo.config import dump, json_schema, load_config, read_yaml, shipped
 from blockzoo.registry import Registry
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from blockzoo.blocks import MixerConfig
 from blockzoo.config import ModelConfig, load, load_config, shipped
 from blockzoo.errors import ConfigError

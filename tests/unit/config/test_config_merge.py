@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from blockzoo.config.merge import merge
 from blockzoo.config.node import Problems, from_python
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from blockzoo.config import parse_override, read_yaml
 from blockzoo.errors import BlockzooError
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import BaseModel
+
 from blockzoo.accounting import account
 from blockzoo.config import LayerConfig, digest, dump, load, load_config, read_yaml, shipped
 from blockzoo.config.node import Node
 from blockzoo.model import build
 from blockzoo.registry import Registrar, Registry
-from pydantic import BaseModel
-
 from tests.contract import blocks_for_tests
 
 SHAPES = Path(__file__).parent / "shapes"

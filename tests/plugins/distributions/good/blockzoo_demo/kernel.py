@@ -1,6 +1,7 @@
 """The op ``attention``, one query head after another: the scores of one head are all that is in memory at a time."""
 
 import torch
+
 from blockzoo.kernels import YES, Kernel, no
 
 

@@ -6,12 +6,13 @@ Axes: B batch, T tokens, H heads, Dh head_dim, D d_model.
 from typing import ClassVar
 
 import torch
+from pydantic import Field, PositiveInt
+from torch import nn
+
 from blockzoo.blocks import Cost, MixerConfig, PositionForm, Role, StateTensor, linear_cost
 from blockzoo.cache import TokenState
 from blockzoo.kernels import Slot
 from blockzoo_blocks.mixers.attention import ATTENTION
-from pydantic import Field, PositiveInt
-from torch import nn
 
 
 class GatedAttentionConfig(MixerConfig):
@@ -60,7 +61,7 @@ class GatedAttention(nn.Module):
             linear(x).unflatten(-1, self.shape).transpose(1, 2) for linear in (self.q, self.k, self.v)
         )  # (B, H, T, Dh)
         q, k = self.position.rotate(q, k, step)
-        k, v, keys = state.extend(step, k, v) if state is not None else (k, v, step.keys)
+        (k, v), keys = state.extend(step, k, v) if state is not None else ((k, v), step.keys)
         y = self.attend[step.phase](q, k, v, step.positions, keys, scale=self.shape[1] ** -0.5)
         return self.o(y.transpose(1, 2).flatten(2) * torch.sigmoid(self.gate(x)))
 

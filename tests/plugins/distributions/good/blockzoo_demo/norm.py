@@ -1,9 +1,10 @@
 """Dynamic tanh, a norm without statistics: Zhu et al. 2025, arXiv:2503.10622."""
 
 import torch
-from blockzoo.blocks import Cost, NormConfig, Parameter, Role, filled
 from pydantic import Field
 from torch import nn
+
+from blockzoo.blocks import Cost, NormConfig, Parameter, Role, filled
 
 
 class DynamicTanhConfig(NormConfig):

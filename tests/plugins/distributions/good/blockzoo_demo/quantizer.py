@@ -1,8 +1,9 @@
 """Groupwise symmetric four-bit weights, two to a byte, low nibble first."""
 
 import torch
-from blockzoo.blocks import QuantizerConfig, StateTensor
 from pydantic import Field
+
+from blockzoo.blocks import QuantizerConfig, StateTensor
 
 
 class NibbleConfig(QuantizerConfig):

@@ -1,0 +1,316 @@
+"""config.json in its dialects, and what can't be said in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from blockzoo.checkpoints import save_pretrained
+from blockzoo.checkpoints.family import differences
+from blockzoo.config import load_config
+from blockzoo.config.schema import ModelConfig
+from blockzoo.errors import CheckpointError
+from blockzoo.model import build
+from blockzoo.plugins import shipped_configs
+from blockzoo.registry import Registry
+
+QWEN3_0_6B = {  # as published, but for what every file has
+    "architectures": ["Qwen3ForCausalLM"],
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "bos_token_id": 151643,
+    "eos_token_id": 151645,
+    "head_dim": 128,
+    "hidden_act": "silu",
+    "hidden_size": 1024,
+    "initializer_range": 0.02,
+    "intermediate_size": 3072,
+    "max_position_embeddings": 40960,
+    "max_window_layers": 28,
+    "model_type": "qwen3",
+    "num_attention_heads": 16,
+    "num_hidden_layers": 28,
+    "num_key_value_heads": 8,
+    "rms_norm_eps": 1e-06,
+    "rope_scaling": None,
+    "rope_theta": 1000000,
+    "sliding_window": None,
+    "tie_word_embeddings": True,
+    "torch_dtype": "bfloat16",
+    "transformers_version": "4.51.0",
+    "use_cache": True,
+    "use_sliding_window": False,
+    "vocab_size": 151936,
+}
+CODER_480B = {
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "attention_dropout": 0.0,
+    "decoder_sparse_step": 1,
+    "eos_token_id": 151645,
+    "head_dim": 128,
+    "hidden_act": "silu",
+    "hidden_size": 6144,
+    "initializer_range": 0.02,
+    "intermediate_size": 8192,
+    "max_position_embeddings": 262144,
+    "max_window_layers": 62,
+    "mlp_only_layers": [],
+    "model_type": "qwen3_moe",
+    "moe_intermediate_size": 2560,
+    "norm_topk_prob": True,
+    "num_attention_heads": 96,
+    "num_experts": 160,
+    "num_experts_per_tok": 8,
+    "num_hidden_layers": 62,
+    "num_key_value_heads": 8,
+    "output_router_logits": False,
+    "qkv_bias": False,
+    "rms_norm_eps": 1e-06,
+    "rope_scaling": None,
+    "rope_theta": 10000000,
+    "router_aux_loss_coef": 0.0,
+    "shared_expert_intermediate_size": 0,
+    "sliding_window": None,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+    "transformers_version": "4.51.3",
+    "use_cache": True,
+    "use_qk_norm": True,
+    "use_sliding_window": False,
+    "vocab_size": 151936,
+}
+GPT_OSS_20B = {
+    "architectures": ["GptOssForCausalLM"],
+    "attention_bias": True,
+    "attention_dropout": 0.0,
+    "eos_token_id": 200002,
+    "experts_per_token": 4,
+    "head_dim": 64,
+    "hidden_act": "silu",
+    "hidden_size": 2880,
+    "initial_context_length": 4096,
+    "initializer_range": 0.02,
+    "intermediate_size": 2880,
+    "layer_types": ["sliding_attention", "full_attention"] * 12,
+    "max_position_embeddings": 131072,
+    "model_type": "gpt_oss",
+    "num_attention_heads": 64,
+    "num_experts_per_tok": 4,
+    "num_hidden_layers": 24,
+    "num_key_value_heads": 8,
+    "num_local_experts": 32,
+    "output_router_logits": False,
+    "pad_token_id": 199999,
+    "quantization_config": {
+        "modules_to_not_convert": ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"],
+        "quant_method": "mxfp4",
+    },
+    "rms_norm_eps": 1e-05,
+    "rope_scaling": {
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "factor": 32.0,
+        "original_max_position_embeddings": 4096,
+        "rope_type": "yarn",
+        "truncate": False,
+    },
+    "rope_theta": 150000,
+    "router_aux_loss_coef": 0.9,
+    "sliding_window": 128,
+    "swiglu_limit": 7.0,
+    "tie_word_embeddings": False,
+    "transformers_version": "4.55.0.dev0",
+    "use_cache": True,
+    "vocab_size": 201088,
+}
+GPT2 = {
+    "activation_function": "gelu_new",
+    "architectures": ["GPT2LMHeadModel"],
+    "attn_pdrop": 0.1,
+    "bos_token_id": 50256,
+    "embd_pdrop": 0.1,
+    "eos_token_id": 50256,
+    "initializer_range": 0.02,
+    "layer_norm_epsilon": 1e-05,
+    "model_type": "gpt2",
+    "n_ctx": 1024,
+    "n_embd": 768,
+    "n_head": 12,
+    "n_layer": 12,
+    "n_positions": 1024,
+    "resid_pdrop": 0.1,
+    "summary_activation": None,
+    "summary_first_dropout": 0.1,
+    "summary_proj_to_labels": True,
+    "summary_type": "cls_index",
+    "summary_use_proj": True,
+    "task_specific_params": {"text-generation": {"do_sample": True, "max_length": 50}},
+    "vocab_size": 50257,
+}
+ORIGINAL_20B = {
+    "num_hidden_layers": 24,
+    "num_experts": 32,
+    "experts_per_token": 4,
+    "vocab_size": 201088,
+    "hidden_size": 2880,
+    "intermediate_size": 2880,
+    "swiglu_limit": 7.0,
+    "head_dim": 64,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "sliding_window": 128,
+    "initial_context_length": 4096,
+    "rope_theta": 150000,
+    "rope_scaling_factor": 32.0,
+    "rope_ntk_alpha": 1,
+    "rope_ntk_beta": 32,
+}
+
+
+@pytest.fixture
+def configs(registry: Registry) -> Registry:
+    """The registry, and the shipped YAML files."""
+    folders = {name: [shipped_configs(name)] for name in ("gpt2", "gpt_oss", "qwen3")}
+    return Registry(builtin=registry.builtin, things=registry.things, config_folders=folders)
+
+
+def read(values: dict[str, Any], registry: Registry, family: str = "", layout: str = "hf") -> ModelConfig:
+    family = family or {"qwen3_moe": "qwen3"}.get(values["model_type"], values["model_type"])
+    return load_config(registry.get("family", family).layouts[layout].read_config(values), registry=registry)
+
+
+@pytest.mark.parametrize(
+    ("values", "name", "layout"),
+    [
+        (GPT2, "gpt2", "hf"),
+        (QWEN3_0_6B, "qwen3-0.6b", "hf"),
+        (CODER_480B, "qwen3-coder-480b-a35b", "hf"),
+        (GPT_OSS_20B, "gpt-oss-20b", "hf"),
+        (ORIGINAL_20B, "gpt-oss-20b", "original"),
+    ],
+)
+def test_published_files_are_the_shipped_configs(values: dict[str, Any], name: str, layout: str, configs: Registry) -> None:
+    shipped = load_config(name, registry=configs)
+    assert shipped.family is not None
+    family = configs.canonical("family", shipped.family).rpartition(":")[2]
+    chosen = configs.get("family", family).layouts[layout]
+    assert chosen.recognizes(values)
+    ours = read(values, configs, family, layout)
+    assert differences(shipped, ours, chosen.unsaid) == []
+    again = read(chosen.write_config(shipped), configs, family, layout)
+    assert differences(shipped, again, chosen.unsaid) == []
+
+
+def test_dialects_mix_key_by_key(registry: Registry) -> None:
+    yarn = {k: v for k, v in GPT_OSS_20B["rope_scaling"].items() if k != "rope_type"}  # type: ignore[attr-defined]
+    new = {k: v for k, v in GPT_OSS_20B.items() if k not in ("rope_scaling", "rope_theta")}
+    same = read(GPT_OSS_20B, registry)
+    for change in (
+        {"rope_parameters": {"rope_type": "yarn", "rope_theta": 150000, **yarn}},
+        {"rope_parameters": {"type": "yarn", **yarn}, "rope_theta": 150000.0},
+        {"rope_scaling": {"type": "yarn", **yarn}},
+    ):
+        assert differences(same, read({**new, **change}, registry)) == []
+    experts = {k: v for k, v in CODER_480B.items() if k != "num_experts"}
+    assert differences(read(CODER_480B, registry), read({**experts, "num_local_experts": 160}, registry)) == []
+    assert read({**GPT_OSS_20B, "experts_per_token": 2}, registry).layers[0].ffn.top_k == 4  # type: ignore[union-attr]
+
+
+def test_class_defaults_that_bite(registry: Registry) -> None:
+    def layer(values: dict[str, Any], *absent: str, **changes: Any) -> Any:
+        return read({k: v for k, v in {**values, **changes}.items() if k not in absent}, registry).layers[0]
+
+    assert layer(QWEN3_0_6B, "rope_theta").position.theta == 10000.0
+    assert layer(QWEN3_0_6B, "head_dim").mixer.head_dim == 128
+    assert layer(CODER_480B, "head_dim").mixer.head_dim == 64
+    assert layer(CODER_480B, "norm_topk_prob").ffn.router.weights == "all"
+    assert layer(CODER_480B).ffn.router.weights == "all_renormalized"
+    assert layer(GPT_OSS_20B, "rope_scaling", "rope_theta").position == layer(GPT_OSS_20B).position
+    yarn = {"rope_type": "yarn", "factor": 4.0}
+    scaling = layer(QWEN3_0_6B, rope_scaling=yarn).position.scaling
+    assert (scaling.original_context_length, scaling.truncate) == (40960, True)
+    assert not read({k: v for k, v in QWEN3_0_6B.items() if k != "tie_word_embeddings"}, registry).embedding.tied
+    assert read(GPT2, registry).embedding.tied
+    assert layer(GPT2, n_inner=None).ffn.d_ff == 3072
+
+
+def test_which_layers_slide_and_which_are_sparse(registry: Registry) -> None:
+    def layers(**changes: Any) -> Any:
+        return read({**changes.pop("values", QWEN3_0_6B), **changes}, registry).layers
+
+    assert all(layer.mixer.window is None for layer in layers(sliding_window=4096))
+    windows = [layer.mixer.window for layer in layers(use_sliding_window=True, sliding_window=512, max_window_layers=26)]
+    assert windows == [None] * 26 + [512] * 2
+    moe = layers(values=CODER_480B, mlp_only_layers=[1, 3], decoder_sparse_step=2)
+    assert [hasattr(layer.ffn, "n_experts") for layer in moe[:6]] == [False, False, False, False, False, True]
+    oss = layers(values=GPT_OSS_20B)
+    assert [layer.mixer.window for layer in oss[:3]] == [128, None, 128]
+
+
+@pytest.mark.parametrize(
+    ("values", "changes", "match"),
+    [
+        (QWEN3_0_6B, {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "'rope_type' is 'dynamic'"),
+        (QWEN3_0_6B, {"rope_scaling": {"rope_type": "yarn", "factor": 2.0, "mscale": 1.0}}, "does not know: 'mscale'"),
+        (QWEN3_0_6B, {"layer_types": ["full_attention"]}, "must be a list of 28 words"),
+        (QWEN3_0_6B, {"quantization_config": {"quant_method": "fp8"}}, "does not know: 'quantization_config'"),
+        (CODER_480B, {"qkv_bias": True}, "'qkv_bias' is true"),
+        (CODER_480B, {"mlp_only_layers": "all"}, "must be a list of layer numbers"),
+        (GPT_OSS_20B, {"quantization_config": {"quant_method": "gptq"}}, "'quant_method' is 'gptq'"),
+        (GPT_OSS_20B, {"sliding_window": None}, "there are sliding layers"),
+        (GPT_OSS_20B, {"hidden_act": "gelu"}, "'hidden_act' is 'gelu'"),
+        (GPT2, {"n_layer": 10**9}, "must be a whole number from 1 to"),
+        (GPT2, {"embd_pdrop": 10**400}, "must be a number"),
+    ],
+)
+def test_what_is_refused(values: dict[str, Any], changes: dict[str, Any], match: str, registry: Registry) -> None:
+    with pytest.raises(CheckpointError, match=match):
+        read({**values, **changes}, registry)
+
+
+SMALL = {
+    "gpt2": {"model_type": "gpt2", "vocab_size": 50, "n_positions": 16, "n_embd": 32, "n_layer": 2, "n_head": 2},
+    "qwen3": {**QWEN3_0_6B, "vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64},
+    "gpt_oss": {
+        **{k: v for k, v in GPT_OSS_20B.items() if k not in ("layer_types", "quantization_config")},
+        "vocab_size": 50,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "intermediate_size": 64,
+        "num_local_experts": 4,
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("family", "layout", "overrides", "match"),
+    [
+        ("gpt2", "hf", {"position": "rope"}, "layers.0.position"),
+        ("gpt2", "hf", {"embedding.position": None}, "embedding.position"),
+        ("gpt2", "hf", {"norm": "rms_norm"}, "can only say a LayerNormConfig as norm; the model has RMSNormConfig"),
+        ("gpt2", "hf", {"layers.ffn": {"type": "glu", "d_ff": 32}}, "can only say a MLPConfig as ffn"),
+        ("gpt2", "hf", {"layers.mixer.n_kv_heads": 1}, "layers.0.mixer.n_kv_heads"),
+        ("gpt2", "hf", {"layers.mixer.window": 8}, "layers.0.mixer.window"),
+        ("gpt2", "hf", {"embedding.scale": 2.0}, "embedding.scale: the model has 2.0, config.json would say 1.0"),
+        ("gpt2", "hf", {"quantizer": "int8"}, "quantizer"),
+        ("gpt2", "original", {}, "has no layout 'original'"),
+        ("qwen3", "hf", {"blocks.full.sinks": True}, "mixer.sinks"),
+        ("qwen3", "hf", {"norm.scale_in_fp32": True}, "scale_in_fp32"),
+        ("qwen3", "hf", {"head.logit_softcap": 30.0}, "head.logit_softcap"),
+        ("qwen3", "hf", {"position.scaling": {"type": "ntk", "factor": 2.0}}, "no words for ntk scaling"),
+        ("qwen3", "hf", {"residual": "parallel"}, "residual"),
+        ("gpt_oss", "hf", {"blocks.experts.router.weights": "all"}, "router.weights"),
+        ("gpt_oss", "original", {}, "quantizer"),
+    ],
+)
+def test_a_family_refuses_what_its_config_cant_say(
+    family: str, layout: str, overrides: dict[str, Any], match: str, tmp_path: Path, registry: Registry
+) -> None:
+    mapping = registry.get("family", family).layouts["hf"].read_config(SMALL[family])
+    model = build(load_config(mapping, overrides, registry=registry), registry=registry)
+    with pytest.raises(CheckpointError, match=match):
+        save_pretrained(model, tmp_path / "out", registry=registry, layout=layout)
+    assert not (tmp_path / "out").exists()
+    save_pretrained(model, tmp_path / "native", registry=registry, layout="native")

@@ -1,0 +1,46 @@
+"""``blockzoo convert``, through the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from blockzoo.checkpoints.folder import stored_tensors
+from blockzoo.cli import main
+
+
+def run(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    return int(ended.value.code or 0)
+
+
+def test_there_and_back(data: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (source / name).write_bytes((data / "gpt-oss-original-tiny" / name).read_bytes())
+    (source / "generation_config.json").write_text('{"eos_token_id": 1}')
+    assert run("convert", source, tmp_path / "hf", "--to", "hf") == 0
+    assert json.loads((tmp_path / "hf" / "config.json").read_text())["model_type"] == "gpt_oss"
+    assert (tmp_path / "hf" / "generation_config.json").exists()
+    assert run("convert", tmp_path / "hf", tmp_path / "native", "--to", "native", "--dtype", "float32") == 0
+    assert run("convert", tmp_path / "native", tmp_path / "back", "--to", "original", "--dtype", "bfloat16") == 0
+    before, after = stored_tensors(source), stored_tensors(tmp_path / "back")
+    assert before.keys() == after.keys()
+    assert all(before[name].read().equal(after[name].read()) for name in before)
+
+
+def test_what_a_user_gets_wrong(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = data / "gpt-oss-original-tiny"
+    for arguments, message in (
+        ((source, tmp_path / "out", "--to", "hf", "--dtype", "int4"), "--dtype int4"),
+        ((tmp_path / "absent", tmp_path / "out", "--to", "hf"), "no such folder"),
+        ((source, tmp_path / "out", "--to", "hff"), "did you mean 'hf'"),
+        ((tmp_path, tmp_path, "--to", "hf"), "is the source"),
+    ):
+        assert run("convert", *arguments) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
