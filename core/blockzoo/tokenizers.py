@@ -1,7 +1,7 @@
 """Tokenizers: text <-> token ids. All are byte-level, so every text can be encoded and every id stands for known bytes.
 
-``load_tokenizer`` takes "bytes", the name of a tiktoken encoding, a folder (tokenizer.json, or vocab.json and merges.txt, or
-a checkpoint that names its tokenizer), the name of a shipped model, or a hub reference.
+``load_tokenizer`` takes "bytes", the name of a tiktoken encoding, a folder (tokenizer.json, or vocab.json and
+merges.txt, or a checkpoint that names its tokenizer), the name of a shipped model, or a hub reference.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ STOP_WORDS = ("<|endoftext|>", "<|im_end|>", "<|return|>", "<|call|>")
 
 
 class Tokenizer(Protocol):
-    """Text <-> ids. ``n_tokens``: ids are below it (a model's table may be longer). ``stop_tokens`` end a generation."""
+    """Text <-> ids. ``n_tokens``: ids are below it (a model's table may be longer). ``stop_tokens`` end a
+    generation.
+    """
 
     @property
     def n_tokens(self) -> int: ...
@@ -125,7 +127,9 @@ def _text(tokenizer: Tokenizer, tokens: Sequence[int]) -> str:
 
 
 def _byte_characters() -> dict[str, int]:
-    """The characters that byte-level vocabularies write bytes as: printable ones as themselves, the rest from 256 on."""
+    """The characters that byte-level vocabularies write bytes as: printable ones as themselves, the rest from 256
+    on.
+    """
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     rest = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(rest)}
@@ -133,7 +137,7 @@ def _byte_characters() -> dict[str, int]:
 
 BYTE_OF = _byte_characters()
 
-# --- finding one --------------------------------------------------------------------------------------------------------
+# --- finding one ------------------------------------------------------------------------------------------------------
 
 
 def tokenizer_name(config: ModelConfig, *, registry: Registry) -> str:
@@ -173,8 +177,9 @@ def _from_tiktoken(name: str) -> Tokenizer:
     except (OSError, ValueError) as error:
         folder = os.environ.get("TIKTOKEN_CACHE_DIR")
         raise InputError(
-            f"tokenizer '{name}' is not in tiktoken's cache ({folder or 'TIKTOKEN_CACHE_DIR is not set'}) and could not be"
-            f" downloaded ({type(error).__name__}); point TIKTOKEN_CACHE_DIR at a folder that has it, or try with a network"
+            f"tokenizer '{name}' is not in tiktoken's cache ({folder or 'TIKTOKEN_CACHE_DIR is not set'}) and could not"
+            f" be downloaded ({type(error).__name__});"
+            " point TIKTOKEN_CACHE_DIR at a folder that has it, or try with a network"
         ) from error
 
 
@@ -189,7 +194,9 @@ def _from_folder(folder: Path, registry: Registry) -> Tokenizer:
     elif there & {NATIVE_CONFIG, "config.json"}:
         return _of_model(recognize(folder, registry=registry).config, registry)
     else:
-        raise CheckpointError(f"{folder}: holds no tokenizer.json, no vocab.json with merges.txt, and no config that names one")
+        raise CheckpointError(
+            f"{folder}: holds no tokenizer.json, no vocab.json with merges.txt, and no config that names one"
+        )
     if type(tokenizer.decoder).__name__ != "ByteLevel":
         raise CheckpointError(f"{folder}: its tokenizer is not byte-level; blockzoo reads byte-level ones only")
     ends = _end_of_generation(folder, there)
@@ -225,13 +232,15 @@ def _parse(folder: Path, name: str) -> tokenizers.Tokenizer:
 
 
 def _from_merges(folder: Path, settings: dict[str, Any], registry: Registry) -> tokenizers.Tokenizer:
-    """A byte-level BPE, which cuts text as the family that knows the tokenizer's class says; GPT-2's way where none does."""
+    """A byte-level BPE, which cuts text as the family that knows the tokenizer's class says; GPT-2's way where none
+    does.
+    """
     import tokenizers
     from tokenizers import decoders, models, normalizers, pre_tokenizers
 
     vocabulary = read_json(folder, "vocab.json", FILE_BYTES)
     lines = _read(folder, "merges.txt").decode("utf-8", errors="replace").split("\n")
-    merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
+    merges: Any = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
     splitting = _splitting(settings.get("tokenizer_class"), registry.families().values())
     try:
         tokenizer = tokenizers.Tokenizer(models.BPE(vocabulary, merges))
@@ -263,7 +272,9 @@ def _add(tokenizer: tokenizers.Tokenizer, settings: dict[str, Any], splitting: S
         known = tokenizer.token_to_id(word)
         tokenizer.add_tokens([AddedToken(word, special=special, normalized=False)])
         if tokenizer.token_to_id(word) != token:
-            raise ValueError(f"added token {word!r} would get the id {tokenizer.token_to_id(word)}, not {token} (was {known})")
+            raise ValueError(
+                f"added token {word!r} would get the id {tokenizer.token_to_id(word)}, not {token} (was {known})"
+            )
 
 
 def _splitting(tokenizer_class: object, families: Any) -> Splitting:

@@ -1,4 +1,6 @@
-"""GPT-2: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners". Checkpoints, config.json, tokenizer."""
+"""GPT-2: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners". Checkpoints, config.json,
+tokenizer.
+"""
 
 from __future__ import annotations
 

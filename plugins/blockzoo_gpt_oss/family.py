@@ -1,7 +1,7 @@
 """The family: keys of the layout on the model hub, packed or not, and of the original one.
 
-Gate and up are interleaved along the output axis in all of them. The packed tensors have that axis before the groups and the
-bytes; the unpacked ones are transposed, so it comes last there.
+Gate and up are interleaved along the output axis in all of them. The packed tensors have that axis before the
+groups and the bytes; the unpacked ones are transposed, so it comes last there.
 """
 
 from __future__ import annotations

@@ -31,7 +31,13 @@ ACTIVATIONS = {
     "relu": "relu",
     "relu2": "relu2",
 }
-WRITTEN_ACTIVATIONS = {"silu": "silu", "gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "relu": "relu", "relu2": "relu2"}
+WRITTEN_ACTIVATIONS = {
+    "silu": "silu",
+    "gelu": "gelu",
+    "gelu_tanh": "gelu_pytorch_tanh",
+    "relu": "relu",
+    "relu2": "relu2",
+}
 
 
 def read_config(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,13 @@ SIZES = {
     "bos_token_id": None,
     "eos_token_id": None,
 }
-YARN = {"rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "original_max_position_embeddings": 4096}
+YARN = {
+    "rope_type": "yarn",
+    "factor": 32.0,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "original_max_position_embeddings": 4096,
+}
 
 
 def gpt2(**changes: Any) -> transformers.GPT2Config:
@@ -58,7 +64,9 @@ CONFIGS = {"gpt2": gpt2, "qwen3": qwen3, "qwen3_moe": qwen3_moe, "gpt_oss": gpt_
 def model(config: transformers.PreTrainedConfig, seed: int = 0) -> transformers.PreTrainedModel:
     """A float32 model with attention written out; weights of std 0.02."""
     torch.manual_seed(seed)
-    built = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=torch.float32).eval()
+    built = transformers.AutoModelForCausalLM.from_config(
+        config, attn_implementation="eager", dtype=torch.float32
+    ).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in built.named_parameters():

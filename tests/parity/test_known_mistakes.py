@@ -1,5 +1,6 @@
-"""Mistakes that published implementations shipped, each as a test. Those on keys and tied weights are in test_saving and
-tests/unit/checkpoints."""
+"""Mistakes that published implementations shipped, each as a test. Those on keys and tied weights are in
+test_saving and tests/unit/checkpoints.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +11,6 @@ import torch
 import transformers
 
 from blockzoo.checkpoints import from_pretrained, save_pretrained
-from blockzoo.errors import KernelError
 from blockzoo.registry import Registry
 from tests.parity import reference
 from tests.parity.test_saving import PACK, read_by_transformers
@@ -77,21 +77,15 @@ def test_rotations_are_exact_in_bfloat16(kind: str, tmp_path: Path, registry: Re
 
 
 @torch.no_grad()
-def test_sinks_on_every_attention_kernel(tmp_path: Path, registry: Registry) -> None:
+def test_sinks_on_more_than_one_kernel(tmp_path: Path, registry: Registry) -> None:
     """Were tested on one backend only."""
     theirs = reference.saved("gpt_oss", tmp_path)
     tokens = reference.tokens(2, 40)
     want = theirs(tokens).logits
     ours = from_pretrained(tmp_path, registry=registry)
-    tried = []
-    for kernel in ("reference", *(kernel.name for kernel in registry.kernels()["attention"])):
-        try:
-            ours.bind({"attention": kernel})
-        except KernelError:
-            continue
-        tried.append(kernel)
+    for kernel in ("reference", "sdpa"):  # flex compiles for minutes on a CPU: tests/contract has it
+        ours.bind({"attention": kernel})
         assert reference.error(ours(tokens), want) < 1e-5, kernel
         cache = ours.new_cache(batch_size=2, max_length=40)
         parts = [ours(part, cache=cache) for part in tokens.split([30, *[1] * 10], dim=1)]
         assert reference.error(torch.cat(parts, dim=1), want) < 1e-5, kernel
-    assert len(tried) >= 2

@@ -1,4 +1,6 @@
-"""Logits, gradients and greedy tokens equal to transformers, through its own save_pretrained and our from_pretrained."""
+"""Logits, gradients and greedy tokens equal to transformers, through its own save_pretrained and our
+from_pretrained.
+"""
 
 from __future__ import annotations
 
@@ -96,7 +98,9 @@ def test_cached_decoding_equals_the_full_pass(kind: str, tmp_path: Path, registr
 def test_64_greedy_tokens_are_identical(kind: str, tmp_path: Path, registry: Registry) -> None:
     theirs = reference.saved(kind, tmp_path)
     prompt = reference.tokens(1, 20)
-    want = theirs.generate(prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=64, pad_token_id=0)
+    want = theirs.generate(
+        prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=64, pad_token_id=0
+    )
     ours = from_pretrained(tmp_path, registry=registry)
     found = list(generate(ours, prompt[0].tolist(), max_new_tokens=64, temperature=0.0))
     assert found == want[0, 20:].tolist()

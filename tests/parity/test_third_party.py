@@ -238,7 +238,9 @@ def test_third_party_model_from_yaml(case: Case) -> None:
     reference = case.reference().eval()
     for parameter in reference.parameters():  # away from zeros and ones, so that no bias or gain is overlooked
         torch.nn.init.normal_(parameter, std=0.05) if parameter.dim() > 1 else parameter.data.normal_(0.3, 0.1)
-    model = blockzoo.build(blockzoo.load_config({"name": case.name, **yaml.safe_load(case.yaml.replace("1e-", "1.0e-"))}))
+    model = blockzoo.build(
+        blockzoo.load_config({"name": case.name, **yaml.safe_load(case.yaml.replace("1e-", "1.0e-"))})
+    )
     weights = renamed(dict(reference.state_dict()), case.renames)
     expected_names = set(model.state_dict())
     model.load_state_dict({name: weights[name] for name in expected_names})

@@ -12,9 +12,7 @@ from blockzoo.cli import main
 
 
 def run(*arguments: object) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main([str(argument) for argument in arguments])
-    return int(ended.value.code or 0)
+    return main([str(argument) for argument in arguments])
 
 
 def test_there_and_back(data: Path, tmp_path: Path) -> None:

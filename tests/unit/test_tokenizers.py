@@ -103,7 +103,18 @@ def test_qwen3_with_and_without_tokenizer_json(data: Path, tmp_path: Path, regis
 
 
 def test_a_small_gpt2_style_vocabulary(tmp_path: Path, registry: Registry) -> None:
-    vocabulary = {"h": 0, "e": 1, "l": 2, "o": 3, "\u0120": 4, "he": 5, "ll": 6, "hell": 7, "hello": 8, "\u0120hello": 9}
+    vocabulary = {
+        "h": 0,
+        "e": 1,
+        "l": 2,
+        "o": 3,
+        "\u0120": 4,
+        "he": 5,
+        "ll": 6,
+        "hell": 7,
+        "hello": 8,
+        "\u0120hello": 9,
+    }
     (tmp_path / "vocab.json").write_text(json.dumps(vocabulary))
     (tmp_path / "merges.txt").write_text("#version: 0.2\nh e\nl l\nhe ll\nhell o\n\u0120 hello\n")
     tokenizer = load_tokenizer(tmp_path, registry=registry)

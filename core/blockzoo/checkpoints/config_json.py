@@ -13,9 +13,20 @@ from blockzoo.errors import CheckpointError
 
 REQUIRED: Any = object()
 
-HARMLESS = frozenset(
-    ["_attn_implementation", "_attn_implementation_autoset", "_commit_hash", "_name_or_path", "architectures", "attn_implementation", "attribute_map", "bad_words_ids", "begin_suppress_tokens", "bos_token_id", "chunk_size_feed_forward", "decoder_start_token_id", "diversity_penalty", "do_sample", "dtype", "early_stopping", "encoder_no_repeat_ngram_size", "eos_token_id", "exponential_decay_length_penalty", "finetuning_task", "forced_bos_token_id", "forced_eos_token_id", "gradient_checkpointing", "id2label", "initializer_range", "keys_to_ignore_at_inference", "label2id", "length_penalty", "max_length", "min_length", "model_name", "model_type", "name_or_path", "no_repeat_ngram_size", "num_beam_groups", "num_beams", "num_labels", "num_return_sequences", "output_attentions", "output_hidden_states", "output_router_logits", "output_scores", "pad_token_id", "prefix", "pretraining_tp", "problem_type", "remove_invalid_values", "repetition_penalty", "return_dict", "return_dict_in_generate", "router_aux_loss_coef", "sep_token_id", "summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type", "summary_use_proj", "suppress_tokens", "task_specific_params", "temperature", "tie_last_hidden_states", "tokenizer_class", "top_k", "top_p", "torch_dtype", "torchscript", "transformers_version", "typical_p", "unk_token_id", "unsloth_fixed", "unsloth_version", "use_bfloat16", "use_cache"]
-)
+_HARMLESS = """
+_attn_implementation _attn_implementation_autoset _commit_hash _name_or_path architectures attn_implementation
+attribute_map bad_words_ids begin_suppress_tokens bos_token_id chunk_size_feed_forward decoder_start_token_id
+diversity_penalty do_sample dtype early_stopping encoder_no_repeat_ngram_size eos_token_id
+exponential_decay_length_penalty finetuning_task forced_bos_token_id forced_eos_token_id gradient_checkpointing
+id2label initializer_range keys_to_ignore_at_inference label2id length_penalty max_length min_length model_name
+model_type name_or_path no_repeat_ngram_size num_beam_groups num_beams num_labels num_return_sequences
+output_attentions output_hidden_states output_router_logits output_scores pad_token_id prefix pretraining_tp
+problem_type remove_invalid_values repetition_penalty return_dict return_dict_in_generate router_aux_loss_coef
+sep_token_id summary_activation summary_first_dropout summary_proj_to_labels summary_type summary_use_proj
+suppress_tokens task_specific_params temperature tie_last_hidden_states tokenizer_class top_k top_p torch_dtype
+torchscript transformers_version typical_p unk_token_id unsloth_fixed unsloth_version use_bfloat16 use_cache
+"""
+HARMLESS = frozenset(_HARMLESS.split())
 """Keys that say how to generate, train, label or print, not what the model computes."""
 
 
@@ -72,7 +83,9 @@ class ConfigJSON:
     def names(self, name: str, length: int, choices: Collection[str]) -> list[str] | None:
         """A list of ``length`` words out of ``choices``, or None."""
         value = self.raw(name)
-        if value is not None and not (isinstance(value, list) and len(value) == length and set(map(str, value)) <= set(choices)):
+        if value is not None and not (
+            isinstance(value, list) and len(value) == length and set(map(str, value)) <= set(choices)
+        ):
             self.fail(name, f"must be a list of {length} words out of {', '.join(choices)}")
         return value
 
@@ -80,7 +93,9 @@ class ConfigJSON:
         """Refuse a value whose meaning blockzoo does not have; absent is fine."""
         value = self.raw(name)
         if value is not None and not any(value == a and type(value) is type(a) for a in accepted):
-            self.fail(name, f"is {_shown(value)}, which blockzoo does not do; it reads {', '.join(map(_shown, accepted))}")
+            self.fail(
+                name, f"is {_shown(value)}, which blockzoo does not do; it reads {', '.join(map(_shown, accepted))}"
+            )
 
     def finish(self) -> None:
         """Refuse what no one looked at, unless it is harmless or says nothing (null, false, empty)."""
@@ -91,8 +106,8 @@ class ConfigJSON:
         )
         if unknown:
             raise CheckpointError(
-                f"{self.where}: keys that blockzoo does not know: {', '.join(map(_shown, unknown[:20]))}; remove those that do"
-                " not change what the model computes"
+                f"{self.where}: keys that blockzoo does not know: {', '.join(map(_shown, unknown[:20]))};"
+                " remove those that do not change what the model computes"
             )
 
     def fail(self, name: str, message: str) -> NoReturn:

@@ -1,4 +1,4 @@
-"""What a plugin registers for a family of checkpoints: layouts, each a config in both directions and a key map; a tokenizer."""
+"""What a plugin registers for a family of checkpoints: layouts (config.json both ways, a key map) and a tokenizer."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ Block = TypeVar("Block", bound=BlockConfig)
 class Layout:
     """One way a family is published.
 
-    ``recognizes(config_json)``; ``read_config(config_json)`` gives a mapping as YAML would say it, for ``load_config``;
-    ``write_config(config)`` gives a config.json and raises CheckpointError for a block it has no words for (what it says
-    must read back as the same model, so it need not check values). ``unsaid``: fields of blocks that concern training only;
-    ``typed``: its config.json names the dtype of the weights.
+    ``recognizes(config_json)``; ``read_config(config_json)`` gives a mapping as YAML would say it, for
+    ``load_config``; ``write_config(config)`` gives a config.json and raises CheckpointError for a block it has
+    no words for (what it says must read back as the same model, so it need not check values). ``unsaid``: fields
+    of blocks that concern training only; ``typed``: its config.json names the dtype of the weights.
     """
 
     keys: KeyMap
@@ -41,8 +41,8 @@ class Layout:
 class Splitting:
     """How a byte-level BPE of vocab.json and merges.txt cuts text before it merges.
 
-    ``pattern``: a regular expression whose matches are kept apart; None: GPT-2's. ``nfc``: compose characters first. ``added``:
-    (id, word, special) of the tokens beside the merged ones, where the files list none.
+    ``pattern``: a regular expression whose matches are kept apart; None: GPT-2's. ``nfc``: compose characters
+    first. ``added``: (id, word, special) of the tokens beside the merged ones, where the files list none.
     """
 
     pattern: str | None = None
@@ -68,7 +68,9 @@ def expect(block: object, kind: type[Block], what: str) -> Block:
     """A block that must be of one class for a layout's config.json to have words for it."""
     if not isinstance(block, kind):
         found = "none" if block is None else type(block).__name__
-        raise CheckpointError(f"this layout's config.json can only say a {kind.__name__} as {what}; the model has {found}")
+        raise CheckpointError(
+            f"this layout's config.json can only say a {kind.__name__} as {what}; the model has {found}"
+        )
     return block
 
 

@@ -1,7 +1,8 @@
 """A checkpoint folder as untrusted input: which files are read, and how.
 
-Only regular files inside the folder are opened, never a pipe or a device. A symlink may not lead out of the folder, but for
-a download's snapshot, whose files are links into the ``blobs`` of the same repository. Nothing is ever unpickled or run.
+Only regular files inside the folder are opened, never a pipe or a device. A symlink may not lead out of the
+folder, but for a download's snapshot, whose files are links into the ``blobs`` of the same repository. Nothing
+is ever unpickled or run.
 """
 
 from __future__ import annotations
@@ -70,8 +71,8 @@ def read_config_json(folder: Path) -> dict[str, Any]:
     asked = [key for key in REMOTE_CODE_KEYS if config.get(key)]
     if asked:
         raise CheckpointError(
-            f"{folder / 'config.json'}: asks for code of its own ({', '.join(asked)}); blockzoo runs none, so it can't know"
-            " what the model computes"
+            f"{folder / 'config.json'}: asks for code of its own ({', '.join(asked)});"
+            " blockzoo runs none, so it can't know what the model computes"
         )
     return config
 
@@ -79,7 +80,8 @@ def read_config_json(folder: Path) -> dict[str, Any]:
 def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     """Every tensor of the folder's safetensors files, by its name; nothing but headers is read.
 
-    ``model.safetensors``, or the shards that the one ``*.safetensors.index.json`` names, or the one other ``*.safetensors``.
+    ``model.safetensors``, or the shards that the one ``*.safetensors.index.json`` names, or the one other
+    ``*.safetensors``.
     """
     names = sorted(entry.name for entry in folder.iterdir())
     indices = [name for name in names if name.endswith(".safetensors.index.json")]
@@ -127,7 +129,9 @@ def _why_none(names: list[str], files: list[str]) -> str:
         return f"has {len(files)} safetensors files and no index that says which belong together"
     pickles = [name for name in names if name.endswith(PICKLES)]
     if pickles:
-        return f"has only pickled weights ({pickles[0]}), which can run code when read; convert them to safetensors first"
+        return (
+            f"has only pickled weights ({pickles[0]}), which can run code when read; convert them to safetensors first"
+        )
     return "holds no safetensors file" + ("; did you mean the folder 'original' in it?" if "original" in names else "")
 
 

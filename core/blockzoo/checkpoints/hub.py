@@ -1,7 +1,7 @@
 """From a reference to a folder: a local one, or a snapshot of a repository on the model hub.
 
-A hub reference is ``owner/name``, ``owner/name@revision`` or ``owner/name/subfolder`` (``openai/gpt-oss-20b/original``); only files
-that are read are downloaded.
+A hub reference is ``owner/name``, ``owner/name@revision`` or ``owner/name/subfolder``
+(``openai/gpt-oss-20b/original``); only files that are read are downloaded.
 """
 
 from __future__ import annotations
@@ -23,15 +23,14 @@ def local_folder(ref: str | Path, patterns: Sequence[str] = (*CONFIG, *WEIGHTS, 
 
     Raises CheckpointError for a path that is no folder, and for a repository that can't be had.
     """
-    path = Path(ref).expanduser()
-    if path.is_dir():
+    path, text = Path(ref).expanduser(), str(ref)
+    if text and path.is_dir():
         return path
-    text = str(ref)
     match = REFERENCE.fullmatch(text)
-    if path.exists():
+    if text and path.exists():
         raise CheckpointError(f"{ref}: is no folder; give the folder that holds the checkpoint")
     if isinstance(ref, Path) or match is None or text.startswith(("/", ".", "~")) or ".." in text.split("/"):
-        raise CheckpointError(f"{ref}: no such folder")
+        raise CheckpointError(f"{text or repr(text)}: no such folder")
     return _download(match["repo"], (match["folder"] or "").strip("/"), match["revision"], patterns)
 
 

@@ -1,7 +1,8 @@
 """Key maps: which tensor of a checkpoint is which parameter, said once and read in both directions.
 
-A rule names a stored tensor and the canonical one (or several, fused) that it holds. It never moves data: it gives, for each
-canonical tensor, the view of the stored one that holds it. Loading copies out of these views, saving copies into them.
+A rule names a stored tensor and the canonical one (or several, fused) that it holds. It never moves data: it
+gives, for each canonical tensor, the view of the stored one that holds it. Loading copies out of these views,
+saving copies into them.
 
 Templates: ``{layer}`` and ``{expert}`` count, ``{prefix}`` is one of the map's prefixes. A canonical name that ends in
 ``[{expert}]`` is one row of a stacked tensor.
@@ -12,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -49,8 +50,8 @@ class Target(NamedTuple):
 class Rule:
     """One stored tensor <-> the canonical ones in it.
 
-    ``transposed``: its last two axes are swapped. Where it holds several, they lie along ``axis`` (negative, counted after
-    the swap): one after the other, or interleaved (even rows the first, odd rows the second).
+    ``transposed``: its last two axes are swapped. Where it holds several, they lie along ``axis`` (negative,
+    counted after the swap): one after the other, or interleaved (even rows the first, odd rows the second).
     """
 
     stored: str
@@ -81,7 +82,7 @@ class Rule:
         return list(whole.split([shape[self.axis] for shape in shapes], dim=self.axis))
 
 
-def _along(axis: int, part: slice) -> tuple[object, ...]:
+def _along(axis: int, part: slice) -> Any:
     """An index that takes ``part`` of a negative axis and all of the others."""
     return (..., part, *(slice(None) for _ in range(-axis - 1)))
 
@@ -113,8 +114,8 @@ class Entry:
 class KeyMap:
     """The rules of a layout. ``prefixes``: what may stand before its keys, the one that is written first.
 
-    ``weightless``: templates of stored buffers that carry no weight, matched exactly. ``copies``: stored template of a second
-    copy of a tied weight -> template of the first; a copy must equal it and is not written.
+    ``weightless``: templates of stored buffers that carry no weight, matched exactly. ``copies``: stored
+    template of a second copy of a tied weight -> template of the first; a copy must equal it and is not written.
     """
 
     rules: tuple[Rule, ...]
@@ -124,7 +125,9 @@ class KeyMap:
 
     def prefix_of(self, stored: Sequence[str] | Mapping[str, object]) -> str:
         """The prefix that most of these keys have; the one that is written where none has any."""
-        return max(self.prefixes, key=lambda prefix: sum(name.startswith(prefix) for name in stored if prefix) or -len(prefix))
+        return max(
+            self.prefixes, key=lambda prefix: sum(name.startswith(prefix) for name in stored if prefix) or -len(prefix)
+        )
 
     def entries(self, wanted: Mapping[str, Want], prefix: str | None = None) -> list[Entry]:
         """Every stored tensor of a model that has these canonical tensors.
@@ -133,7 +136,9 @@ class KeyMap:
         """
         prefix = self.prefixes[0] if prefix is None else prefix
         layers = 1 + max((int(name.split(".")[1]) for name in wanted if name.startswith("layers.")), default=-1)
-        entries = [e for rule in self.rules for layer in _range(rule, layers) for e in _apply(rule, wanted, layer, prefix)]
+        entries = [
+            e for rule in self.rules for layer in _range(rule, layers) for e in _apply(rule, wanted, layer, prefix)
+        ]
         placed = [(target.name, target.row) for entry in entries for target in entry.targets]
         assert len(placed) == len(set(placed)), "two rules for one tensor"
         homeless = sorted(set(wanted) - {name for name, _ in placed})
@@ -180,7 +185,9 @@ def _matches(template: str, name: str, prefix: str) -> bool:
     return name == f"{before}{number}{after}" and number.isdecimal()
 
 
-def check(entries: Sequence[Entry], stored: Mapping[str, StoredTensor], where: str, allowed: Sequence[str] = ()) -> None:
+def check(
+    entries: Sequence[Entry], stored: Mapping[str, StoredTensor], where: str, allowed: Sequence[str] = ()
+) -> None:
     """Each stored tensor used exactly once, with its shape and kind of dtype; ``allowed`` are extra and known.
 
     Raises CheckpointError with everything that is wrong, at once.

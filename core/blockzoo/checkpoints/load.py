@@ -1,6 +1,7 @@
 """Loading: folder -> config -> an allocated model -> every stored tensor copied straight into its place -> bound.
 
-Everything that can be known from headers is checked before anything is allocated. Memory is the model plus one stored tensor.
+Everything that can be known from headers is checked before anything is allocated. Memory is the model plus one
+stored tensor.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ class Source:
     layout: str
 
 
-def read_config(folder: str | Path, *, registry: Registry, overrides: Mapping[str, object] | None = None) -> ModelConfig:
+def read_config(
+    folder: str | Path, *, registry: Registry, overrides: Mapping[str, object] | None = None
+) -> ModelConfig:
     """The config of a checkpoint folder (or hub reference) in any known layout; no weight is read."""
     return recognize(hub.local_folder(folder, hub.CONFIG), registry=registry, overrides=overrides).config
 
@@ -62,7 +65,8 @@ def recognize(folder: Path, *, registry: Registry, overrides: Mapping[str, objec
         found = values.get("model_type")
         families = ", ".join(sorted(registry.families()))
         raise CheckpointError(
-            f"{folder / 'config.json'}: model_type {str(found)[:60]!r} is claimed by {len(known)} families; there are: {families}"
+            f"{folder / 'config.json'}: model_type {str(found)[:60]!r} is claimed by {len(known)} families;"
+            f" there are: {families}"
         )
     family, name = known[0]
     mapping = {"name": folder.resolve().name or "model", **family.layouts[name].read_config(values)}
@@ -80,9 +84,10 @@ def from_pretrained(
 ) -> Decoder:
     """A model from a local folder or hub reference, in any layout that a family knows.
 
-    ``dtype``: of the floats, or "stored" to keep each as it is. Packed weights stay packed, except for ``trainable``, which
-    unpacks them into masters. ``overrides`` change the config; a quantizer among them packs what is stored as floats.
-    Raises CheckpointError with everything that doesn't fit, before anything is allocated.
+    ``dtype``: of the floats, or "stored" to keep each as it is. Packed weights stay packed, except for
+    ``trainable``, which unpacks them into masters. ``overrides`` change the config; a quantizer among them packs
+    what is stored as floats. Raises CheckpointError with everything that doesn't fit, before anything is
+    allocated.
     """
     folder = hub.local_folder(ref)
     source = recognize(folder, registry=registry)
@@ -134,7 +139,9 @@ def _check_copies(copies: Sequence[tuple[str, str]], stored: Mapping[str, Stored
 
 def _stored_dtype(entries: Sequence[Entry], stored: Mapping[str, StoredTensor]) -> torch.dtype:
     """The dtype of the token embedding, or of the first float where that is packed."""
-    floats = {target.name: stored[entry.stored].dtype for entry in entries for target in entry.targets if entry.dtype is None}
+    floats = {
+        target.name: stored[entry.stored].dtype for entry in entries for target in entry.targets if entry.dtype is None
+    }
     return floats.get("embedding.tokens.weight") or next(iter(floats.values()))
 
 

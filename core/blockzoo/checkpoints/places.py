@@ -1,4 +1,6 @@
-"""Where loaded tensors go: straight into the model, or through a quantizer where it stores them otherwise than the file."""
+"""Where loaded tensors go: straight into the model, or through a quantizer where it stores them otherwise than the
+file.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,9 @@ from blockzoo.quantization import packed_names
 class Places:
     """The live storage of an unbound model, by canonical name.
 
-    A weight that is stored as floats and held packed, or stored packed and held as a trainable master, is gathered apart and
-    converted when it is whole: one such weight at a time beside the model, where a file keeps its parts together.
+    A weight that is stored as floats and held packed, or stored packed and held as a trainable master, is
+    gathered apart and converted when it is whole: one such weight at a time beside the model, where a file keeps
+    its parts together.
     """
 
     def __init__(self, model: Decoder, stored: Mapping[str, Want], keep_dtypes: bool) -> None:
@@ -71,7 +74,9 @@ class Places:
         weight, _ = self._weight_of(name)
         if weight not in self._gathered:
             parts = [n for n in self._stored if n == weight or n.rpartition(".")[0] == weight]
-            self._gathered[weight] = {n: torch.empty(self._stored[n].shape, dtype=self._stored[n].dtype or dtype) for n in parts}
+            self._gathered[weight] = {
+                n: torch.empty(self._stored[n].shape, dtype=self._stored[n].dtype or dtype) for n in parts
+            }
             self._missing[weight] = sum(tensor.numel() for tensor in self._gathered[weight].values())
         return self._gathered[weight][name]
 

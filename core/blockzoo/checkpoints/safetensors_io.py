@@ -1,9 +1,9 @@
 """Safetensors files, read strictly and written as a stream.
 
-Format: 8 bytes little-endian length, a JSON header ``{name: {dtype, shape, data_offsets}}``, the data. What the published
-format asks of a file is checked here before any size in it is believed: offsets tile the data without holes or overlap, and
-the bytes of each tensor are what dtype and shape say. Data is read with plain reads into its place: a mapped page
-counts as memory of the process, and a file that shrinks under a map kills it.
+Format: 8 bytes little-endian length, a JSON header ``{name: {dtype, shape, data_offsets}}``, the data. What the
+published format asks of a file is checked here before any size in it is believed: offsets tile the data without
+holes or overlap, and the bytes of each tensor are what dtype and shape say. Data is read with plain reads into
+its place: a mapped page counts as memory of the process, and a file that shrinks under a map kills it.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class StoredTensor:
 
     def _read(self, offset: int, shape: tuple[int, ...]) -> Tensor:
         buffer = torch.empty(prod(shape) * self.dtype.itemsize, dtype=torch.uint8)
-        view = memoryview(buffer.numpy())
+        view = _bytes_of(buffer)
         try:
             with open(self.path, "rb", buffering=0) as file:
                 file.seek(offset)
@@ -88,7 +88,13 @@ class StoredTensor:
         return buffer.view(self.dtype).view(shape)
 
 
-# --- reading a header ---------------------------------------------------------------------------------------------------
+def _bytes_of(tensor: Tensor) -> memoryview:
+    """The memory of a contiguous tensor on the CPU."""
+    data: Any = tensor.reshape(-1).view(torch.uint8).numpy()
+    return memoryview(data)
+
+
+# --- reading a header -------------------------------------------------------------------------------------------------
 
 
 def read_header(path: Path) -> dict[str, StoredTensor]:
@@ -101,7 +107,9 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
                 raise CheckpointError(f"{path}: is no safetensors file; it has {size} bytes")
             length = struct.unpack("<Q", start)[0]
             if length > size - 8:
-                raise CheckpointError(f"{path}: says its header has {length} bytes, but the file has {size}; is it truncated?")
+                raise CheckpointError(
+                    f"{path}: says its header has {length} bytes, but the file has {size}; is it truncated?"
+                )
             if length > HEADER_BYTES:
                 raise CheckpointError(f"{path}: its header has {length} bytes; at most {HEADER_BYTES} are read")
             text = file.read(length)
@@ -149,7 +157,7 @@ def _check_tiling(path: Path, tensors: dict[str, StoredTensor], data: int, size:
         raise CheckpointError(f"{path}: has {size - end} bytes that belong to no tensor")
 
 
-# --- writing ------------------------------------------------------------------------------------------------------------
+# --- writing ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -185,7 +193,7 @@ def write_safetensors(path: Path, planned: Sequence[Planned]) -> None:
         for p in planned:
             tensor = p.produce().detach()
             assert (tensor.dtype, tuple(tensor.shape)) == (p.dtype, p.shape), (p.name, tensor.dtype, tensor.shape)
-            file.write(memoryview(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy()))
+            file.write(_bytes_of(tensor.cpu().contiguous()))
 
 
 def write_shards(folder: Path, planned: Sequence[Planned], shard_bytes: int) -> None:

@@ -38,8 +38,9 @@ def save_pretrained(
 ) -> None:
     """Write a checkpoint. Layouts: "native" for any model, and those of its family.
 
-    Every tensor in the dtype the model holds it in, packed weights packed, tied ones once. Raises CheckpointError if the
-    layout can't say what the model is, and for a folder that holds other files; nothing is written then.
+    Every tensor in the dtype the model holds it in, packed weights packed, tied ones once. Raises
+    CheckpointError if the layout can't say what the model is, and for a folder that holds other files; nothing
+    is written then.
     """
     config = model.config
     if model.device.type == "meta":
@@ -51,7 +52,9 @@ def save_pretrained(
         values = _config_json(config, chosen, registry)
         if chosen.typed:
             values["dtype"] = str(model.dtype).removeprefix("torch.")
-        entries = chosen.keys.entries(wanted(config), model.key_prefix if model.key_prefix in chosen.keys.prefixes else None)
+        entries = chosen.keys.entries(
+            wanted(config), model.key_prefix if model.key_prefix in chosen.keys.prefixes else None
+        )
         text = {"config.json": json.dumps(values, indent=2) + "\n"}
     tensors = Tensors(model)
     planned = [_plan(entry, tensors) for entry in entries]

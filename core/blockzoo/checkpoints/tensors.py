@@ -34,8 +34,8 @@ def wanted(config: ModelConfig) -> dict[str, Want]:
 class Tensors:
     """A model's tensors by canonical name, in canonical layout; weights that train through a quantizer are packed.
 
-    It asks one module at a time for its state and keeps that of the last one only: where a kernel has weights in a layout of
-    its own, a whole state dict would be a second copy of the model.
+    It asks one module at a time for its state and keeps that of the last one only: where a kernel has weights in
+    a layout of its own, a whole state dict would be a second copy of the model.
     """
 
     def __init__(self, model: Decoder) -> None:

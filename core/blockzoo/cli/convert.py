@@ -21,7 +21,11 @@ def command(
     dtype: Annotated[str, typer.Option(help="of float weights: stored, float32, bfloat16 or float16")] = "stored",
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="change the config: blocks.experts.quantizer=mxfp4 packs gpt-oss's experts"),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="change the config: blocks.experts.quantizer=mxfp4 packs gpt-oss's experts",
+        ),
     ] = None,
 ) -> None:
     """Write a checkpoint in another layout."""

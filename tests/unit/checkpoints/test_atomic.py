@@ -31,9 +31,14 @@ def test_a_file_replaces_another_at_the_end(tmp_path: Path) -> None:
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_a_file_that_fails_leaves_the_old_one(tmp_path: Path, error: type[BaseException]) -> None:
     write_file(tmp_path / "a.txt", "old")
-    with pytest.raises(error), new_file(tmp_path / "a.txt") as file:
-        file.write(b"half")
-        raise error
+
+    def fails() -> None:
+        with new_file(tmp_path / "a.txt") as file:
+            file.write(b"half")
+            raise error
+
+    with pytest.raises(error):
+        fails()
     assert (tmp_path / "a.txt").read_text() == "old"
     assert os.listdir(tmp_path) == ["a.txt"]
 
@@ -47,7 +52,10 @@ def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(CheckpointError, match="No space left on device"):
         write_file(tmp_path / "b.txt", "new")
-    with pytest.raises(CheckpointError, match="No space left on device"), new_folder(tmp_path / "run", replaceable) as new:
+    with (
+        pytest.raises(CheckpointError, match="No space left on device"),
+        new_folder(tmp_path / "run", replaceable) as new,
+    ):
         (new / "a.ours").write_text("new")
     assert (tmp_path / "run" / "a.ours").read_text() == "old"
     assert os.listdir(tmp_path) == ["run"]
@@ -78,7 +86,10 @@ def test_a_folder_appears_at_the_end(tmp_path: Path) -> None:
 def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     write_file(tmp_path / "run" / "notes.txt", "mine")
-    with pytest.raises(CheckpointError, match=r"holds other files \(notes.txt\)"), new_folder(tmp_path / "run", replaceable):
+    with (
+        pytest.raises(CheckpointError, match=r"holds other files \(notes.txt\)"),
+        new_folder(tmp_path / "run", replaceable),
+    ):
         raise AssertionError
     with pytest.raises(RuntimeError), new_folder(tmp_path / "other", replaceable):
         raise RuntimeError

@@ -104,7 +104,12 @@ GPT_OSS_20B = {
     "output_router_logits": False,
     "pad_token_id": 199999,
     "quantization_config": {
-        "modules_to_not_convert": ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"],
+        "modules_to_not_convert": [
+            "model.layers.*.self_attn",
+            "model.layers.*.mlp.router",
+            "model.embed_tokens",
+            "lm_head",
+        ],
         "quant_method": "mxfp4",
     },
     "rms_norm_eps": 1e-05,
@@ -191,7 +196,9 @@ def read(values: dict[str, Any], registry: Registry, family: str = "", layout: s
         (ORIGINAL_20B, "gpt-oss-20b", "original"),
     ],
 )
-def test_published_files_are_the_shipped_configs(values: dict[str, Any], name: str, layout: str, configs: Registry) -> None:
+def test_published_files_are_the_shipped_configs(
+    values: dict[str, Any], name: str, layout: str, configs: Registry
+) -> None:
     shipped = load_config(name, registry=configs)
     assert shipped.family is not None
     family = configs.canonical("family", shipped.family).rpartition(":")[2]
@@ -241,7 +248,9 @@ def test_which_layers_slide_and_which_are_sparse(registry: Registry) -> None:
         return read({**changes.pop("values", QWEN3_0_6B), **changes}, registry).layers
 
     assert all(layer.mixer.window is None for layer in layers(sliding_window=4096))
-    windows = [layer.mixer.window for layer in layers(use_sliding_window=True, sliding_window=512, max_window_layers=26)]
+    windows = [
+        layer.mixer.window for layer in layers(use_sliding_window=True, sliding_window=512, max_window_layers=26)
+    ]
     assert windows == [None] * 26 + [512] * 2
     moe = layers(values=CODER_480B, mlp_only_layers=[1, 3], decoder_sparse_step=2)
     assert [hasattr(layer.ffn, "n_experts") for layer in moe[:6]] == [False, False, False, False, False, True]

@@ -58,11 +58,12 @@ def with_index(folder: Path, shard: str) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
-# --- names --------------------------------------------------------------------------------------------------------------
+# --- names ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "name", ["../outside.safetensors", "/etc/passwd", "a/b.safetensors", "..", "", "a\\b.safetensors", "nul\0.safetensors"]
+    "name",
+    ["../outside.safetensors", "/etc/passwd", "a/b.safetensors", "..", "", "a\\b.safetensors", "nul\0.safetensors"],
 )
 def test_shard_names_that_lead_elsewhere(name: str, checkpoint: Path, registry: Registry) -> None:
     (checkpoint.parent / "outside.safetensors").write_bytes((checkpoint / "model.safetensors").read_bytes())
@@ -122,7 +123,7 @@ def test_sockets_and_folders(checkpoint: Path, registry: Registry, monkeypatch: 
     refused(checkpoint, registry, "is no regular file")
 
 
-# --- files --------------------------------------------------------------------------------------------------------------
+# --- files ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("keep", [0, 4, 8, 100, -1, -100])
@@ -174,7 +175,7 @@ def test_pickles_are_never_read(checkpoint: Path, registry: Registry, monkeypatc
     assert not (checkpoint / "executed").exists()
 
 
-# --- headers ------------------------------------------------------------------------------------------------------------
+# --- headers ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("length", [HEADER_BYTES + 1, 2**40, 2**63, 2**64 - 1])
@@ -236,13 +237,16 @@ def test_lying_entries(change: dict[str, Any], match: str, checkpoint: Path, reg
     refused(checkpoint, registry, match)
 
 
-def test_overlaps_holes_and_leftover_bytes(checkpoint: Path, registry: Registry) -> None:
+def test_overlaps(checkpoint: Path, registry: Registry) -> None:
     def overlap(header: dict[str, Any]) -> None:
         header["again"] = dict(header[WTE])
 
     change_header(checkpoint, overlap)
     refused(checkpoint, registry, "overlaps another")
-    change_header(checkpoint, lambda header: (header.pop("again"), header.pop("transformer.h.0.ln_1.bias")) and None)
+
+
+def test_holes(checkpoint: Path, registry: Registry) -> None:
+    change_header(checkpoint, lambda header: header.pop("transformer.h.0.ln_1.bias"))
     refused(checkpoint, registry, "leaves a hole")
 
 
@@ -252,7 +256,7 @@ def test_bytes_after_the_last_tensor(checkpoint: Path, registry: Registry) -> No
     refused(checkpoint, registry, "4 bytes that belong to no tensor")
 
 
-# --- tensors ------------------------------------------------------------------------------------------------------------
+# --- tensors ----------------------------------------------------------------------------------------------------------
 
 
 def test_all_that_does_not_fit_at_once(checkpoint: Path, registry: Registry) -> None:
@@ -280,7 +284,7 @@ def test_nan_is_refused_wherever_it_is(name: str, checkpoint: Path, registry: Re
     refused(checkpoint, registry, f"'{name}' has NaN")
 
 
-# --- config.json --------------------------------------------------------------------------------------------------------
+# --- config.json ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -338,7 +342,16 @@ def test_config_values_that_make_no_sense(changes: dict[str, Any], checkpoint: P
 
 @pytest.mark.parametrize(
     "text",
-    [b"", b"[]", b"{", b'{"n_embd": NaN}', b'{"n_embd": 1, "n_embd": 2}', b"[" * 100_000, b"\x80", b'{"a": ' + b"9" * 5000 + b"}"],
+    [
+        b"",
+        b"[]",
+        b"{",
+        b'{"n_embd": NaN}',
+        b'{"n_embd": 1, "n_embd": 2}',
+        b"[" * 100_000,
+        b"\x80",
+        b'{"a": ' + b"9" * 5000 + b"}",
+    ],
 )
 def test_config_files_that_are_no_json(text: bytes, checkpoint: Path, registry: Registry) -> None:
     (checkpoint / "config.json").write_bytes(text)

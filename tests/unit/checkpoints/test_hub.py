@@ -52,7 +52,8 @@ def test_only_what_is_read_is_downloaded(
     chosen = [
         name
         for name in FILES
-        if any(fnmatch(name, p) for p in asked["allow_patterns"]) and not any(fnmatch(name, p) for p in asked["ignore_patterns"])
+        if any(fnmatch(name, p) for p in asked["allow_patterns"])
+        and not any(fnmatch(name, p) for p in asked["ignore_patterns"])
     ]
     assert chosen == wanted
 

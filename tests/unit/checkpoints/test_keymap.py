@@ -55,8 +55,10 @@ def test_entries_of_a_model() -> None:
     assert keys.prefix_of(["model.embed", "head"]) == "model."
     assert keys.prefix_of(["embed", "head"]) == ""
     assert keys.is_weightless("model.12.mask", "model.")
-    assert not any(keys.is_weightless(name, "model.") for name in ("12.mask", "model..mask", "model.1.x.mask", "model.1.maskx"))
-    with pytest.raises(CheckpointError, match="but the model has no layers.0.up"):
+    assert not any(
+        keys.is_weightless(name, "model.") for name in ("12.mask", "model..mask", "model.1.x.mask", "model.1.maskx")
+    )
+    with pytest.raises(CheckpointError, match=r"but the model has no layers\.0\.up"):
         keys.entries({"layers.0.gate": Want((6,), None)})
     with pytest.raises(CheckpointError, match=r"(?s)no place for these tensors:.*layers.0.sinks"):
         keys.entries({**wanted, "layers.0.sinks": Want((6,), None)})

@@ -59,12 +59,11 @@ def test_peak_memory_is_the_model_and_little_more(tmp_path: Path, registry: Regi
         return torch.randn(shape).mul_(0.02).to(torch.bfloat16)
 
     planned = [Planned(e.stored, torch.bfloat16, e.shape, lambda shape=e.shape: random(shape)) for e in entries]
-    tied = next(p for p in planned if p.name == "model.embed_tokens.weight")
     assert sum(p.nbytes for p in planned) == 2 * 596_049_920
     write_shards(tmp_path, planned, shard_bytes=10**10)
     assert (tmp_path / "model.safetensors").stat().st_size > 1.19e9
 
     bare, loaded = peak("import torch"), peak(LOAD, str(tmp_path))
     weights = 2 * 596_049_920
-    print(f"weights {weights / 1e6:.0f} MB, over the interpreter {(loaded - bare) / 1e6:.0f} MB, largest {tied.nbytes / 1e6:.0f} MB")
+    print(f"weights {weights / 1e6:.0f} MB, over the interpreter {(loaded - bare) / 1e6:.0f} MB")
     assert loaded - bare <= 1.10 * weights + 300e6

@@ -29,14 +29,18 @@ def test_the_library_reads_what_we_write(tmp_path: Path) -> None:
     write_safetensors(tmp_path / "model.safetensors", planned(TENSORS))
     found = safetensors.torch.load_file(tmp_path / "model.safetensors")
     assert found.keys() == TENSORS.keys()
-    assert all(torch.equal(found[name], tensor) and found[name].dtype == tensor.dtype for name, tensor in TENSORS.items())
+    assert all(
+        torch.equal(found[name], tensor) and found[name].dtype == tensor.dtype for name, tensor in TENSORS.items()
+    )
 
 
 def test_we_read_what_the_library_writes(tmp_path: Path) -> None:
     safetensors.torch.save_file(TENSORS, tmp_path / "x.safetensors", metadata={"format": "pt"})
     found = {name: stored.read() for name, stored in read_header(tmp_path / "x.safetensors").items()}
     assert found.keys() == TENSORS.keys()
-    assert all(torch.equal(found[name], tensor) and found[name].dtype == tensor.dtype for name, tensor in TENSORS.items())
+    assert all(
+        torch.equal(found[name], tensor) and found[name].dtype == tensor.dtype for name, tensor in TENSORS.items()
+    )
 
 
 def test_chunks_are_the_tensor(tmp_path: Path) -> None:
