@@ -9,7 +9,7 @@ Axes: B batch, T tokens, D d_model, H query heads, S stored keys, Dh head_dim.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from math import prod
@@ -155,6 +155,15 @@ class BlockConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, revalidate_instances="never")
 
     kind: ClassVar[str]
+    compile_safe: ClassVar[bool] = True
+    """Whether the module compiles without a graph break. False where the host must see values (an expert's count)."""
+
+    @classmethod
+    def samples(cls) -> Sequence[Self]:
+        """Small instances for ``Dims(d_model=32, n_layers=2, context_length=64)``, which the conformance suite tries:
+        one for each option worth a test. A block with required options must say some.
+        """
+        return [cls()]
 
     def check(self, dims: Dims) -> Iterator[tuple[str, str]]:
         """What is wrong between fields or with these dims: (field, message) pairs. The field may be a dotted path."""
@@ -194,6 +203,10 @@ class QuantizerConfig(BlockConfig):
     def unpack(self, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
         """The weight that packed tensors stand for, in ``dtype``."""
         raise NotImplementedError
+
+    def error_bound(self, weight: Tensor) -> Tensor | None:
+        """How far the format may be off from each of these weights, or None where no such bound is promised."""
+        return None
 
     def invalid(self, part: str, tensor: Tensor) -> str | None:
         """Why a stored tensor of this name holds no weights, or None. NaN in a float one is looked for elsewhere."""
@@ -249,6 +262,9 @@ class AttentionPosition(Protocol):
 class AttentionPositionConfig(PositionConfig):
     """A position encoding inside attention; the mixer builds it for its own head_dim and heads."""
 
+    shift_invariant: ClassVar[bool] = True
+    """Whether attention sees only differences of positions: moving all of them by one distance changes nothing."""
+
     def refuses(self, head_dim: int) -> str | None:
         """Why heads of this width can't have it, or None."""
         return None
@@ -278,6 +294,17 @@ class MixerConfig(QuantizableConfig):
 
     kind: ClassVar[str] = "mixer"
     positions: ClassVar[frozenset[PositionForm]] = frozenset({"none"})
+    row_independent: ClassVar[bool] = False
+    """Whether a token's output is bit-equal whatever later tokens are; else it is so within a few ulp."""
+    shift_invariant: ClassVar[bool] = True
+    """Whether moving all positions by one distance changes nothing, given a position of which that is true."""
+    counts_decode: ClassVar[bool] = True
+    """Whether decoding runs exactly the matrix products that ``cost`` counts; False where it does avoidable more."""
+
+    @property
+    def reach(self) -> int | None:
+        """How many tokens a token sees, itself included (a window); None for all before. Held to exactly."""
+        return None
 
     def check_position(self, dims: Dims, position: AttentionPositionConfig) -> Iterator[str]:
         """What is wrong with this position in this mixer, beside its form: a head that can't be rotated."""

@@ -1,7 +1,7 @@
 """What is installed, read from metadata alone: nothing here imports a plugin, or torch.
 
-An entry point of the group ``blockzoo.plugins`` is a plugin. Built in are those of the distribution that installed the
-running blockzoo, and no others, whatever they call themselves.
+An entry point of the group ``blockzoo.plugins`` is a plugin, and so is a Python file that the selection names. Built in
+are those of the distribution that installed the running blockzoo, and no others, whatever they call themselves.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 PLUGIN_GROUP = "blockzoo.plugins"
 COMMAND_GROUP = "blockzoo.commands"
 OWN_NAME = "blockzoo"
+FILE_MODULE = "blockzoo_file_"
+"""What the module of a plugin of one file is called, before the file's stem: no name that an import could mean."""
 
 State = Literal["found", "loaded", "disabled", "conflict", "incompatible", "import_failed", "register_failed"]
 """``found`` is what metadata alone can say of a plugin that may load."""
@@ -36,13 +38,20 @@ BROKEN: frozenset[State] = frozenset({"conflict", "incompatible", "import_failed
 
 @dataclass(frozen=True)
 class Installed:
-    """One entry point and the distribution that declares it."""
+    """One entry point and the distribution that declares it; or a file, which stands in for both."""
 
     entry: metadata.EntryPoint
     distribution: str
     version: str
     requires: tuple[str, ...]
     builtin: bool
+    file: Path | None = None
+
+    @classmethod
+    def from_file(cls, file: Path) -> Installed:
+        """A plugin of one file: its name is the file's stem."""
+        module = FILE_MODULE + file.stem.replace("-", "_").replace(".", "_")
+        return cls(metadata.EntryPoint(file.stem, module, PLUGIN_GROUP), str(file), "", (), False, file)
 
 
 @dataclass(frozen=True)
@@ -54,6 +63,7 @@ class Plugin:
     error: str | None = None
     components: tuple[Component, ...] = ()
     traceback: str = ""
+    seconds: float = 0.0  # what importing and registering took
 
     @property
     def name(self) -> str:
@@ -80,9 +90,9 @@ class Plugin:
 def discover(selection: Selection) -> list[Plugin]:
     """Every installed plugin, built-in ones first, then by name; refused where metadata or the selection says so.
 
-    Raises InputError where the selection names a plugin that isn't installed.
+    Raises InputError where the selection names a plugin that isn't installed, or a file that isn't there.
     """
-    found = list(installed(PLUGIN_GROUP))
+    found = [*installed(PLUGIN_GROUP), *map(Installed.from_file, selection.files)]
     selection.check(item.entry.name for item in found)
     named = defaultdict(list)
     for item in found:
@@ -137,7 +147,7 @@ def _shadowed(distribution: metadata.Distribution, name: str) -> bool:
 def _judge(item: Installed, same_name: list[Installed], selection: Selection) -> Plugin:
     plugin = Plugin(item)
     name = item.entry.name
-    refusal = selection.refusal(name, builtin=item.builtin)
+    refusal = selection.refusal(name, optional=not item.builtin and item.file is None)
     if refusal:
         return replace(plugin, state="disabled", error=refusal)
     others = [other for other in same_name if other != item]
@@ -149,7 +159,8 @@ def _judge(item: Installed, same_name: list[Installed], selection: Selection) ->
         return replace(plugin, state="conflict", error=error)
     if others and not item.builtin:
         names = ", ".join(sorted(f"{other.distribution} ({other.entry.value})" for other in same_name))
-        error = f"several plugins are called '{name}': {names}; uninstall all but one"
+        fix = "rename the file" if any(other.file for other in same_name) else "uninstall all but one"
+        error = f"several plugins are called '{name}': {names}; {fix}"
         return replace(plugin, state="conflict", error=error)
     error_of_name = _bad_name(name)
     incompatible = error_of_name or _incompatible(item)

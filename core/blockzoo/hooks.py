@@ -39,6 +39,11 @@ class HookManager(pluggy.PluginManager):
         if not callers:
             raise PluginError(f"implements no hook; define one of {', '.join(known)}")
 
+    def forget(self, name: str) -> None:
+        """Let a plugin go, if it is there."""
+        if self.get_plugin(name) is not None:
+            self.unregister(name=name)
+
     def call(self, plugin: object, hook: str, **arguments: object) -> list[Any]:
         """Call one hook of one plugin: a list of its result, empty where it doesn't implement the hook."""
         others = [other for other in self.get_plugins() if other is not plugin]

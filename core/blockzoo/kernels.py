@@ -23,11 +23,16 @@ from blockzoo.step import PHASES, Phase
 
 @dataclass(frozen=True)
 class Example:
-    """One input to try a kernel on: a name for messages, positional and keyword arguments of the op."""
+    """One input to try a kernel on: a name for messages, positional and keyword arguments of the op.
+
+    ``static``: what a block's slot would say of such a call beforehand. ``phases``: those in which it occurs.
+    """
 
     name: str
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    static: Mapping[str, Any] = field(default_factory=dict)
+    phases: tuple[Phase, ...] = PHASES
 
 
 @dataclass(frozen=True)
@@ -102,6 +107,7 @@ class Kernel:
 
     ``backward``: gradients flow through it, so it may serve the train phase. ``layout``: the weight layout that it
     reads, None for the canonical one; the function then takes the layout's tensors in place of the weight's.
+    ``builds_itself``: it is compiled at the first call of each shape, so the conformance suite tries fewer.
     """
 
     name: str
@@ -111,6 +117,7 @@ class Kernel:
     compile_safe: bool = False
     priority: int = 10
     layout: Layout | None = None
+    builds_itself: bool = False
 
 
 REFERENCE = "reference"

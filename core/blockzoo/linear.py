@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from blockzoo.blocks import QuantizerConfig
 from blockzoo.kernels import Example, Layout, Op, WeightSlot
-from blockzoo.step import Phase
+from blockzoo.step import PHASES, Phase
 
 DECODE_ROWS = 16
 """A product of at most this many rows reads each weight once: it binds to the decode kernel."""
@@ -67,7 +67,13 @@ def _linear_examples(dtype: torch.dtype, device: torch.device) -> Iterator[Examp
             for shape in ((d_out, d_in), (rows, d_in), (d_out,))
         ]
         weight, x, b = draw
-        yield Example(f"{rows} x {d_in} -> {d_out}", ({"weight": weight}, x, b if bias else None), {"quantizer": None})
+        yield Example(
+            f"{rows} x {d_in} -> {d_out}",
+            ({"weight": weight}, x, b if bias else None),
+            {"quantizer": None},
+            static={"quantizer": None, "shape": (d_out, d_in)},
+            phases=PHASES if rows <= DECODE_ROWS else ("train", "prefill"),
+        )
 
 
 def _expert_examples(dtype: torch.dtype, device: torch.device) -> Iterator[Example]:
@@ -75,7 +81,8 @@ def _expert_examples(dtype: torch.dtype, device: torch.device) -> Iterator[Examp
     for counts in ([1, 0, 3], [0, 0, 5], [2, 2, 2]):
         shapes = ((3, 48, 32), (sum(counts), 32), (3, 48))
         weight, x, b = [torch.randn(shape, generator=generator).to(device, dtype) for shape in shapes]
-        yield Example(f"counts {counts}", ({"weight": weight}, x, b, counts), {"quantizer": None})
+        static = {"quantizer": None, "shape": (3, 48, 32)}
+        yield Example(f"counts {counts}", ({"weight": weight}, x, b, counts), {"quantizer": None}, static)
 
 
 TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}

@@ -6,6 +6,7 @@ Axes: B batch, T tokens, D d_model, V vocab_size.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import chain
 from math import sqrt
 from typing import Any, Literal, overload
 
@@ -167,7 +168,7 @@ class Decoder(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return next((tensor.device for tensor in self.state_dict(keep_vars=True).values()), torch.device("cpu"))
+        return next(chain(self.parameters(), self.buffers())).device
 
     def new_cache(
         self, batch_size: int = 1, max_length: int | None = None, dtype: torch.dtype | None = None

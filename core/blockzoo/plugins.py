@@ -9,21 +9,21 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from importlib.machinery import PathFinder
-from importlib.util import module_from_spec
 from pathlib import Path
 
 from blockzoo.discovery import Plugin, State, discover
 from blockzoo.errors import PluginError, nearest
 from blockzoo.hooks import HookManager
+from blockzoo.importing import forget_module, import_plugin, one_line
 from blockzoo.registry import Registrar, Registry
-from blockzoo.selection import Selection
-from blockzoo.shipped import PACKAGE, shipped_configs
+from blockzoo.selection import Selection, check_file
+from blockzoo.shipped import shipped_configs
 
-__all__ = ["API_VERSION", "Host", "Loaded", "host", "load_plugins", "reset_host", "shipped_configs"]
+__all__ = ["API_VERSION", "Host", "Loaded", "host", "load_file", "load_plugins", "reset_host", "shipped_configs"]
 
 API_VERSION = 1
 """The version of hooks and contracts; a plugin that sets ``BLOCKZOO_API`` to another is incompatible."""
@@ -50,8 +50,7 @@ def load_plugins(registry: Registry | None = None, selection: Selection | None =
     found = discover(selection)
     registry.builtin = frozenset(plugin.name for plugin in found if plugin.builtin)
     hooks = HookManager()
-    with contextlib.redirect_stdout(sys.stderr):  # standard output is for the verb's own document
-        plugins = [_load(plugin, hooks, registry) if plugin.state == "found" else plugin for plugin in found]
+    plugins = [_load(plugin, hooks, registry) if plugin.state == "found" else plugin for plugin in found]
     plugins = [_warned(plugin, registry) for plugin in plugins]
     loaded = {plugin.name for plugin in plugins if plugin.state == "loaded"}
     registry.missing |= {p.name: f"{p.state}: {p.error}" for p in plugins if p.name not in loaded}
@@ -88,6 +87,31 @@ class Host:
                 raise PluginError("plugins are loaded already, by another selection; choose before the first use")
         return self
 
+    def load_file(self, file: str | Path) -> Plugin:
+        """Load one Python file as a plugin beside those that are loaded; once more after an edit, its blocks are replaced.
+
+        Its name is the file's stem. Worker processes find it in the environment. Raises InputError where there is no such
+        file and PluginError, naming the place, where it can't be loaded; what it brought before is gone then.
+        """
+        with self._lock:
+            loaded = self.load()._all
+            selection = loaded.selection.with_files([file])
+            path = Path(file).expanduser().resolve()
+            check_file(path)
+            (row,) = [plugin for plugin in discover(selection) if plugin.installed.file == path]
+            others = tuple(plugin for plugin in loaded.plugins if plugin.installed.file != path)
+            if row.state == "found":
+                forget_module(row.installed)
+                loaded.hooks.forget(row.name)
+                loaded.registry.forget(row.name)
+                row = _warned(_load(row, loaded.hooks, loaded.registry), loaded.registry)
+            if row.state != "loaded":
+                loaded.registry.missing.setdefault(row.name, f"{row.state}: {row.error}")
+                raise PluginError(f"{path}: {row.state}: {row.error}")
+            self._loaded = replace(loaded, selection=selection, plugins=(*others, row))
+            selection.export()
+            return row
+
     @property
     def registry(self) -> Registry:
         return self._all.registry
@@ -116,6 +140,11 @@ def host() -> Host:
     return _host.load()
 
 
+def load_file(file: str | Path) -> Plugin:
+    """Load one Python file as a plugin, from a notebook or a script: ``load_file("my_block.py")``."""
+    return host().load_file(file)
+
+
 def reset_host() -> None:
     """Forget the process-wide host: the next ``host()`` loads again. For tests."""
     global _host
@@ -126,8 +155,15 @@ def reset_host() -> None:
 
 
 def _load(plugin: Plugin, hooks: HookManager, registry: Registry) -> Plugin:
+    begin = time.perf_counter()
+    with contextlib.redirect_stdout(sys.stderr):  # standard output is for the verb's own document
+        row = _import_and_register(plugin, hooks, registry)
+    return replace(row, seconds=time.perf_counter() - begin)
+
+
+def _import_and_register(plugin: Plugin, hooks: HookManager, registry: Registry) -> Plugin:
     try:
-        module = _import(plugin)
+        module = import_plugin(plugin.installed)
         version = getattr(module, "BLOCKZOO_API", API_VERSION)
     except KeyboardInterrupt:
         raise
@@ -135,6 +171,8 @@ def _load(plugin: Plugin, hooks: HookManager, registry: Registry) -> Plugin:
         return _failed(plugin, "import_failed", error)
     if version != API_VERSION:
         error_text = f"written for plugin API {version!r}, this blockzoo has {API_VERSION}"
+        newer = isinstance(version, int) and version > API_VERSION
+        error_text += "; upgrade blockzoo" if newer else f"; upgrade {plugin.installed.distribution}"
         return replace(plugin, state="incompatible", error=error_text)
     registrar = Registrar(registry, plugin.name)
     try:
@@ -142,36 +180,13 @@ def _load(plugin: Plugin, hooks: HookManager, registry: Registry) -> Plugin:
         hooks.call(module, "blockzoo_register", registry=registrar)
         folders = [folder for given in hooks.call(module, "blockzoo_configs") for folder in _folders(given)]
     except BaseException as error:
-        if hooks.get_plugin(plugin.name) is not None:
-            hooks.unregister(name=plugin.name)
+        hooks.forget(plugin.name)
         if isinstance(error, KeyboardInterrupt):
             raise
         return _failed(plugin, "register_failed", error)
     registrar.commit()
     registry.config_folders[plugin.name] = folders
     return replace(plugin, state="loaded", components=tuple(registry.components(plugin.name)))
-
-
-def _import(plugin: Plugin) -> object:
-    entry = plugin.installed.entry
-    if plugin.builtin:
-        _import_own(entry.module.partition(".")[0])
-    return entry.load()
-
-
-def _import_own(package: str) -> None:
-    """Import a package of ours from beside core, whatever stands earlier on sys.path under its name."""
-    if package in sys.modules:
-        return
-    spec = PathFinder.find_spec(package, [str(PACKAGE.parent), str(PACKAGE.parent.parent / "plugins")])
-    if spec is None or spec.loader is None:
-        return
-    module = sys.modules[package] = module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[package]
-        raise
 
 
 def _folders(given: object) -> Iterator[Path]:
@@ -197,24 +212,6 @@ def _warned(plugin: Plugin, registry: Registry) -> Plugin:
     return plugin
 
 
-# --- what went wrong, in one line ---
-
-
 def _failed(plugin: Plugin, state: State, error: BaseException) -> Plugin:
     text = "".join(traceback.format_exception(error))
     return replace(plugin, state=state, error=one_line(error, plugin.installed.entry.module), traceback=text)
-
-
-def one_line(error: BaseException, module: str = "") -> str:
-    """An exception in one readable line, with the innermost place inside the package of ``module``."""
-    try:
-        message = " ".join(str(error).split())
-    except BaseException:  # a message that can't be printed must not break the report of it
-        message = "(its message can't be printed)"
-    text = message if isinstance(error, PluginError) else f"{type(error).__name__}: {message}".removesuffix(": ")
-    text = text if len(text) <= 400 else f"{text[:400]}..."
-    package = module.partition(".")[0]
-    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
-        if package and str(frame.f_globals.get("__name__", "")).partition(".")[0] == package:
-            return f"{text} ({frame.f_code.co_filename}:{line})"
-    return text

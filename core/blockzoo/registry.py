@@ -104,6 +104,12 @@ class Registry:
     def families(self) -> dict[str, Family]:
         return {name: family for (kind, name, _), family in self.things.items() if kind == "family"}
 
+    def forget(self, plugin: str) -> None:
+        """Drop all that a plugin registered, and why it was missing."""
+        self.things = {key: thing for key, thing in self.things.items() if key[2] != plugin}
+        self.config_folders.pop(plugin, None)
+        self.missing.pop(plugin, None)
+
     def _find(self, kind: str, name: str) -> list[tuple[str, str, str]]:
         plugin, colon, bare = name.rpartition(":")
         keys = [key for key in self.things if key[0] == kind and key[1] == bare and (not colon or key[2] == plugin)]

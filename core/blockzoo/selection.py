@@ -1,61 +1,90 @@
 """Which plugins may load: said by flags, by the environment and by a deny list, before any of them is imported.
 
 ``BLOCKZOO_PLUGINS=a,b`` means the built-in plugins and exactly those, ``none`` the built-in ones alone; the flags
-``--plugins`` and ``--no-plugins`` go before it. What ``BLOCKZOO_DENY_PLUGINS`` or ``deny = [...]`` in the file
-``plugins.toml`` names never loads, built-in or not.
+``--plugins`` and ``--no-plugins`` go before it. ``--plugin FILE`` and ``BLOCKZOO_PLUGIN_FILES`` add plugins that are one
+Python file each, whatever else is chosen. What ``BLOCKZOO_DENY_PLUGINS`` or ``deny = [...]`` in the file ``plugins.toml``
+names never loads, built-in or not.
 """
 
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Iterable, Mapping, MutableMapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from blockzoo.deny import deny_file, read_deny
 from blockzoo.errors import InputError, nearest
 
 PLUGINS = "BLOCKZOO_PLUGINS"
+FILES = "BLOCKZOO_PLUGIN_FILES"
 DENY = "BLOCKZOO_DENY_PLUGINS"
 NONE = "none"
 
 
 @dataclass(frozen=True)
 class Selection:
-    """``only``: the third-party plugins that may load, None for all. ``deny``: plugin name -> who denies it."""
+    """``only``: the installed third-party plugins that may load, None for all. ``deny``: plugin name -> who denies it.
+    ``files``: plugins of one file each, absolute.
+    """
 
     only: frozenset[str] | None = None
     deny: Mapping[str, str] = field(default_factory=dict)
+    files: tuple[Path, ...] = ()
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Selection:
         """What the environment and the user's file say. Raises InputError for a file that can't be understood."""
         file = deny_file(environ)
-        deny = {name: str(file) for name in _read_deny(file)}
-        deny |= dict.fromkeys(_split(environ.get(DENY, "")), DENY)
-        return cls(parse(environ.get(PLUGINS, "")), deny)
+        deny = dict.fromkeys(_split(environ.get(DENY, "")), DENY)
+        deny |= dict.fromkeys(read_deny(file), str(file))
+        files = [path for path in environ.get(FILES, "").split(os.pathsep) if path]
+        return cls(parse(environ.get(PLUGINS, "")), deny).with_files(files)
 
-    def refusal(self, name: str, *, builtin: bool) -> str | None:
-        """Why this plugin may not load, or None."""
+    def with_files(self, files: Iterable[str | Path]) -> Selection:
+        """This selection and these files."""
+        absolute = [Path(file).expanduser().resolve() for file in files]
+        return replace(self, files=tuple(dict.fromkeys([*self.files, *absolute])))
+
+    def refusal(self, name: str, *, optional: bool) -> str | None:
+        """Why this plugin may not load, or None. ``optional``: it is neither built in nor given as a file."""
         if name in self.deny:
             return f"denied by {self.deny[name]}"
-        if not builtin and self.only is not None and name not in self.only:
+        if optional and self.only is not None and name not in self.only:
             return f"not selected: --no-plugins, --plugins or {PLUGINS} leaves it out"
         return None
 
     def check(self, installed: Iterable[str]) -> None:
-        """Raises InputError where a plugin that isn't installed is asked for."""
+        """Raises InputError where a plugin that isn't installed, or a file that isn't there, is asked for."""
         installed = set(installed)
         for name in sorted((self.only or frozenset()) - installed):
             raise InputError(f"--plugins or {PLUGINS}: no plugin '{name}' is installed{nearest(name, installed)}")
+        for file in self.files:
+            check_file(file)
 
     def export(self, environ: MutableMapping[str, str] = os.environ) -> None:
         """Write it to the environment, so that worker processes load the same plugins."""
-        environ.pop(PLUGINS, None)
+        for name in (PLUGINS, FILES):
+            environ.pop(name, None)
         if self.only is not None:
             environ[PLUGINS] = ",".join(sorted(self.only)) or NONE
+        if self.files:
+            environ[FILES] = os.pathsep.join(map(str, self.files))
         if self.deny:
             environ[DENY] = ",".join(sorted(self.deny))
+
+
+def check_file(file: Path) -> None:
+    """Raises InputError where a path is no Python file, or one that the environment can't name."""
+    place = f"plugin file {file}"
+    if file.is_dir():
+        raise InputError(f"{place}: is a folder; name one .py file, or install a package with pip install -e")
+    if not file.is_file():
+        raise InputError(f"{place}: no such file")
+    if file.suffix != ".py":
+        raise InputError(f"{place}: a plugin of one file ends in .py")
+    if os.pathsep in str(file):
+        raise InputError(f"{place}: its path must not contain '{os.pathsep}'")
 
 
 def parse(text: str) -> frozenset[str] | None:
@@ -66,27 +95,5 @@ def parse(text: str) -> frozenset[str] | None:
     return frozenset(names) - {NONE} if names else None
 
 
-def deny_file(environ: Mapping[str, str] = os.environ) -> Path:
-    """``plugins.toml`` in the user's configuration folder."""
-    home = environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
-    return Path(home) / "blockzoo" / "plugins.toml"
-
-
 def _split(text: str) -> list[str]:
     return [name for part in text.split(",") if (name := part.strip())]
-
-
-def _read_deny(file: Path) -> list[str]:
-    if not file.is_file():
-        return []
-    try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{file}: {error}") from error
-    for key in content:
-        if key != "deny":
-            raise InputError(f"{file}: unknown key '{key}'{nearest(key, ['deny'])}")
-    names = content.get("deny", [])
-    if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-        raise InputError(f"{file}: deny must be a list of plugin names, found {names!r}")
-    return names

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal, TypeVar
 
 from torch import Tensor
 
@@ -17,7 +17,8 @@ PHASES: tuple[Phase, ...] = ("train", "prefill", "decode")
 T = TypeVar("T")
 
 
-class Keys(NamedTuple):
+@dataclass(frozen=True)
+class Keys:
     """Where the keys of an attention stand.
 
     ``positions`` (B, S) int64, -1 where there is no key. ``consecutive`` promises that the keys are S consecutive

@@ -1,6 +1,4 @@
-"""GPT-2: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners". Checkpoints, config.json,
-tokenizer.
-"""
+"""GPT-2: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners". Its checkpoints and tokenizer."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""config.json of the original layout, in both directions. It has no model_type; norms, sinks and activation go
-without saying.
+"""config.json of the original layout, in both directions.
+
+It has no model_type; norms, sinks and activation go without saying.
 """
 
 from __future__ import annotations

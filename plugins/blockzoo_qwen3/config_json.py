@@ -19,6 +19,7 @@ from blockzoo_blocks.mixers.gqa import GQAConfig
 from blockzoo_blocks.norms.rms_norm import RMSNormConfig
 from blockzoo_blocks.positions.rope import RopeConfig
 from blockzoo_blocks.positions.rope_json import read_rope, write_rope
+from blockzoo_qwen3.tokenizer import END_OF_TEXT, IM_END
 
 DENSE, SPARSE = "qwen3", "qwen3_moe"
 MODEL_TYPES = (DENSE, SPARSE)
@@ -158,6 +159,7 @@ def write_config(config: ModelConfig) -> dict[str, Any]:
         **_write_ffns(config.layers),
         **write_rope(expect(config.layers[0].position, RopeConfig, "position")),
         "use_cache": True,
+        **({"bos_token_id": END_OF_TEXT, "eos_token_id": IM_END} if config.vocab_size > IM_END else {}),
     }
 
 

@@ -1,4 +1,4 @@
-"""Kernels that PyTorch brings: scaled_dot_product_attention and flex_attention."""
+"""Kernels out of what PyTorch brings: fused attention, flex attention, plain grouped products."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 @hookimpl
 def blockzoo_register(registry: Registrar) -> None:
     from blockzoo_torch.flex import FLEX
+    from blockzoo_torch.grouped import GROUPED
     from blockzoo_torch.sdpa import SDPA
 
     registry.kernel("attention", SDPA)
+    registry.kernel("attention", GROUPED)
     registry.kernel("attention", FLEX)

@@ -88,4 +88,4 @@ def attend(
     return torch.where((positions >= 0)[:, None, :, None], y, 0.0)
 
 
-FLEX = Kernel("flex", attend, supports, backward=True, compile_safe=True, priority=-10)
+FLEX = Kernel("flex", attend, supports, backward=True, compile_safe=True, priority=-10, builds_itself=True)

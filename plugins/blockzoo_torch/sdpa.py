@@ -76,7 +76,7 @@ def _with_sinks(
     q = torch.cat([q, column], dim=-1)
     k = F.pad(k, (0, spare, 1, 0))
     k[..., 0, -spare] = 1 / scale
-    v = F.pad(v, (0, 0, 1, 0))
+    v = F.pad(v, (0, spare, 1, 0))  # the fused kernels want one width
     if causal:  # one more query in front keeps the diagonal where it was; its output is dropped
         q = F.pad(q, (0, 0, 1, 0))
     elif mask is not None:
@@ -84,7 +84,7 @@ def _with_sinks(
     y = F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal, scale=scale, enable_gqa=grouped
     )
-    return y[:, :, 1:] if causal else y
+    return y[:, :, causal:, :-spare]
 
 
 def _index_mask(n_queries: int, n_keys: int, window: int | None, device: torch.device) -> Tensor:

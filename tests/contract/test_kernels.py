@@ -28,17 +28,17 @@ def floats(example: Example) -> list[torch.Tensor]:
 
 
 def supported(kernel: Kernel, op: Op, example: Example, dtype: torch.dtype, phase: str) -> bool:
-    static = {"softcap": example.kwargs.get("softcap"), "dropout": 0.0}
+    static = {"softcap": example.kwargs.get("softcap"), "dropout": 0.0, "sinks": True}
     return kernel.supports(Capabilities.of(CPU), Call(op.name, phase, dtype, static)).ok  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", ["sdpa", pytest.param("flex", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["sdpa", "grouped", pytest.param("flex", marks=pytest.mark.slow)])
 def test_kernel_equals_reference(registry: Registry, name: str, dtype: torch.dtype) -> None:
     ((op, kernel),) = [(op, kernel) for op, kernel in pairs(registry) if kernel.name == name]
     tried = 0
     for example in op.examples(dtype, CPU):
-        if not supported(kernel, op, example, dtype, "prefill"):
+        if not any(supported(kernel, op, example, dtype, phase) for phase in ("prefill", "decode")):
             continue
         if name == "flex":
             torch.compiler.reset()  # every example is another shape

@@ -1,5 +1,6 @@
-"""Mistakes that published implementations shipped, each as a test. Those on keys and tied weights are in
-test_saving and tests/unit/checkpoints.
+"""Mistakes that published implementations shipped, each as a test.
+
+Those on keys and tied weights are in test_saving and tests/unit/checkpoints.
 """
 
 from __future__ import annotations

@@ -1,6 +1,4 @@
-"""Logits, gradients and greedy tokens equal to transformers, through its own save_pretrained and our
-from_pretrained.
-"""
+"""Logits, gradients and greedy tokens equal to those of transformers, through checkpoints that it saved."""
 
 from __future__ import annotations
 
@@ -13,6 +11,7 @@ from torch.nn import functional as F
 
 from blockzoo.checkpoints import from_pretrained
 from blockzoo.checkpoints.folder import stored_tensors
+from blockzoo.checkpoints.safetensors_io import read_header
 from blockzoo.checkpoints.tensors import wanted
 from blockzoo.generation import generate
 from blockzoo.registry import Registry
@@ -146,15 +145,14 @@ def test_bfloat16_within_rounding(kind: str, tmp_path: Path, registry: Registry)
     assert reference.error(ours, rounded) < 2 * spread
 
 
+@pytest.mark.parametrize(("kernel", "close"), [("reference", CLOSE), ("sdpa", 3e-5)])
 @torch.no_grad()
-def test_the_original_layout_equals_the_published_reference(data: Path, registry: Registry) -> None:
+def test_the_original_layout_equals_the_published_reference(
+    kernel: str, close: float, data: Path, registry: Registry
+) -> None:
+    """The published float32 logits are 2e-5 from float64 ones: another order of adding up needs room."""
     folder = data / "gpt-oss-original-tiny"
     model = from_pretrained(folder, registry=registry, dtype=torch.float32)
-    expected = {t.name: t.read() for t in _all(folder / "expected.safetensors")}
-    assert reference.error(model(expected["tokens"][None])[0], expected["logits"]) < CLOSE
-
-
-def _all(path: Path) -> list[Any]:
-    from blockzoo.checkpoints.safetensors_io import read_header
-
-    return list(read_header(path).values())
+    model.bind({"attention": kernel})
+    expected = {name: tensor.read() for name, tensor in read_header(folder / "expected.safetensors").items()}
+    assert reference.error(model(expected["tokens"][None])[0], expected["logits"]) < close

@@ -84,7 +84,8 @@ CASES = [
         norm: {type: rms_norm, eps: 1e-6, weight_offset: 1}
         residual: sandwich
         blocks:
-          heads: {type: gqa, n_heads: 4, n_kv_heads: 2, head_dim: 32, scale: 0.25, qk_norm: {type: rms_norm, weight_offset: 1}}
+          gain: {type: rms_norm, weight_offset: 1}
+          heads: {type: gqa, n_heads: 4, n_kv_heads: 2, head_dim: 32, scale: 0.25, qk_norm: gain}
           local: {use: heads, window: 8}
           near: {type: rope, theta: 10000}
           far: {type: rope, theta: 1000000, scaling: {type: linear, factor: 8}}
@@ -98,7 +99,8 @@ CASES = [
             transformers.Gemma3TextConfig(
                 vocab_size=97, hidden_size=64, intermediate_size=96, num_hidden_layers=6, num_attention_heads=4,
                 num_key_value_heads=2, head_dim=32, query_pre_attn_scalar=16, sliding_window=8, pad_token_id=0,
-                max_position_embeddings=256, layer_types=["sliding_attention", "sliding_attention", "full_attention"] * 2,
+                max_position_embeddings=256,
+                layer_types=["sliding_attention", "sliding_attention", "full_attention"] * 2,
                 rope_parameters={
                     "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
                     "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1000000.0},
@@ -244,7 +246,7 @@ def test_third_party_model_from_yaml(case: Case) -> None:
     weights = renamed(dict(reference.state_dict()), case.renames)
     expected_names = set(model.state_dict())
     model.load_state_dict({name: weights[name] for name in expected_names})
-    unused = {name for name in set(weights) - expected_names if not (name == "head.unembedding.weight")}
+    unused = {name for name in set(weights) - expected_names if name != "head.unembedding.weight"}
     assert not unused
     assert sum(p.numel() for p in reference.parameters()) == blockzoo.account(model.config).parameters["total"]
 

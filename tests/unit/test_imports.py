@@ -18,7 +18,7 @@ LAYERS = (  # from the bottom up; a module may import its own layer and those be
     {"kernels", "cache", "blocks"},
     {"linear"},
     {"registry"},
-    {"plugins", "hooks", "hookspecs", "discovery", "selection", "shipped"},
+    {"plugins", "importing", "hooks", "hookspecs", "discovery", "selection", "deny", "shipped"},
     {"config"},
     {"accounting"},
     {"model", "initialization", "quantization"},

@@ -12,7 +12,8 @@ import pytest
 
 from blockzoo.discovery import Plugin
 from blockzoo.errors import PluginError
-from blockzoo.plugins import Host, Loaded, host, load_plugins, one_line, reset_host
+from blockzoo.importing import one_line
+from blockzoo.plugins import Host, Loaded, host, load_plugins, reset_host
 from blockzoo.selection import Selection
 from blockzoo.shipped import checkout, shipped_configs
 

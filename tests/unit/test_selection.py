@@ -25,11 +25,11 @@ def test_none_stands_alone() -> None:
 
 def test_refusals() -> None:
     selection = Selection(frozenset({"a", "b"}), {"b": "BLOCKZOO_DENY_PLUGINS", "blocks": "a file"})
-    assert selection.refusal("a", builtin=False) is None
-    assert selection.refusal("gpt2", builtin=True) is None
-    assert selection.refusal("b", builtin=False) == "denied by BLOCKZOO_DENY_PLUGINS"
-    assert selection.refusal("blocks", builtin=True) == "denied by a file"
-    assert "leaves it out" in str(selection.refusal("c", builtin=False))
+    assert selection.refusal("a", optional=True) is None
+    assert selection.refusal("gpt2", optional=False) is None
+    assert selection.refusal("b", optional=True) == "denied by BLOCKZOO_DENY_PLUGINS"
+    assert selection.refusal("blocks", optional=False) == "denied by a file"
+    assert "leaves it out" in str(selection.refusal("c", optional=True))
 
 
 @pytest.mark.parametrize("only", [None, frozenset(), frozenset({"a", "b"})])

@@ -1,6 +1,4 @@
-"""Where loaded tensors go: straight into the model, or through a quantizer where it stores them otherwise than the
-file.
-"""
+"""Where loaded tensors go: straight into the model, or through a quantizer where it stores them otherwise."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -107,24 +108,27 @@ def root(
     plugins: Annotated[
         str | None, typer.Option(metavar="A,B", help="load the built-in plugins and exactly these")
     ] = None,
+    plugin: Annotated[
+        list[str] | None, typer.Option("--plugin", metavar="FILE", help="also load this Python file; repeatable")
+    ] = None,
     traceback: Annotated[bool, typer.Option("--traceback", help="show where in the code an error arose")] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print it")
     ] = False,
 ) -> None:
-    if no_plugins or plugins is not None:
+    if no_plugins or plugins is not None or plugin:
         _selection(context.params).export()
 
 
 def _selection(params: dict[str, Any]) -> Selection:
     """Flags over environment; what is denied stays denied."""
-    selection = Selection.from_environment()
+    selection = Selection.from_environment().with_files(params.get("plugin") or ())
     if params.get("no_plugins") and params.get("plugins") is not None:
         raise typer.BadParameter("--no-plugins and --plugins exclude each other")
     if params.get("no_plugins"):
-        return Selection(frozenset(), selection.deny)
+        return replace(selection, only=frozenset())
     if params.get("plugins") is not None:
-        return Selection(parse(params["plugins"]) or frozenset(), selection.deny)
+        return replace(selection, only=parse(params["plugins"]) or frozenset())
     return selection
 
 

@@ -1,19 +1,25 @@
-"""``blockzoo plugins``: what is installed, what loaded, and why the rest didn't. ``list`` reads metadata only."""
+"""``blockzoo plugins``: what is installed, what loaded, and why the rest didn't.
+
+``list``, ``disable`` and ``enable`` read metadata only; the verbs that do more import what they need when they are run.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from blockzoo.cli.output import print_json, table
+from blockzoo.cli.output import note, print_json, table
+from blockzoo.deny import allow, deny, deny_file
 from blockzoo.discovery import Plugin, discover
 from blockzoo.errors import InputError, nearest
-from blockzoo.selection import Selection
+from blockzoo.selection import DENY, Selection
 
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON document")]
+NameOrFile = Annotated[str, typer.Argument(metavar="NAME", help="a plugin, or a Python file such as ./my_block.py")]
 
 command = typer.Typer(
     add_completion=False,
@@ -39,11 +45,9 @@ def listed(as_json: AsJson = False) -> None:
 
 @command.command("show", help="One plugin: all that it registers, or where exactly it failed.")
 def show(name: str, as_json: AsJson = False) -> None:
-    from blockzoo.plugins import host
+    from blockzoo.cli.plugins_doctor import rows_of
 
-    found = [plugin for plugin in host().plugins if plugin.name == name]
-    if not found:
-        raise InputError(f"no plugin '{name}' is installed{nearest(name, {p.name for p in host().plugins})}")
+    found = rows_of(name)
     if as_json:
         print_json([plugin.as_dict() for plugin in found])
         return
@@ -55,6 +59,78 @@ def show(name: str, as_json: AsJson = False) -> None:
             print(f"  {component.kind} {component.canonical}")
         if plugin.traceback:
             print(plugin.traceback)
+
+
+@command.command("disable", help="Never load a plugin, from now on and whatever else selects it.")
+def disable(name: str) -> None:
+    installed = {plugin.name: plugin for plugin in discover(Selection.from_environment())}
+    if name not in installed:
+        raise InputError(f"no plugin '{name}' is installed{nearest(name, installed)}")
+    file = deny_file()
+    note(f"{name} is disabled in {file}" if deny(name, file) else f"{name} was disabled in {file} already")
+    if installed[name].builtin:
+        note(f"{name} is built in: models that use its blocks won't load until 'blockzoo plugins enable {name}'")
+
+
+@command.command("enable", help="Take a plugin off the list of those that never load.")
+def enable(name: str) -> None:
+    file = deny_file()
+    was_denied = allow(name, file)
+    selection = Selection.from_environment()
+    installed = {plugin.name for plugin in discover(selection)}
+    if not was_denied and name not in selection.deny and name not in installed:
+        raise InputError(f"no plugin '{name}' is installed, and {file} doesn't name it{nearest(name, installed)}")
+    note(f"{name} is enabled again" if was_denied else f"{file} doesn't disable {name}")
+    if name in selection.deny:
+        note(f"{DENY} denies it still: unset it")
+    elif name not in installed:
+        note("it isn't installed")
+
+
+@command.command("doctor", help="For each plugin that didn't load, why and what to do. Exit status 1 where one is broken.")
+def doctor(as_json: AsJson = False) -> None:
+    from blockzoo.cli.plugins_doctor import examine
+
+    examine(as_json)
+
+
+@command.command("new", help="Write a package with a working block, its test, README and CI: a start for your own.")
+def new(
+    name: Annotated[str, typer.Argument(help="the plugin's name: lower-case letters, digits, underscores")],
+    kind: Annotated[
+        str, typer.Option(help="what it brings: norm, mixer, ffn, position, quantizer, kernel or family")
+    ] = "norm",
+    output: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="the folder to make; default: ./blockzoo-NAME")
+    ] = None,
+) -> None:
+    from blockzoo.cli.plugins_new import create
+
+    create(name, kind, output)
+
+
+@command.command("check", help="Run the conformance suite on a plugin. Exit status 1 where a check fails.")
+def check(
+    name: NameOrFile,
+    only: Annotated[
+        str | None, typer.Option(metavar="COMPONENT", help="one component: mixer/mla, or mla alone")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    from blockzoo.cli.plugins_check import run
+
+    run(name, only, as_json)
+
+
+@command.command("try", help="Each block of a plugin in each slot it fits of three small models, beside the stock block.")
+def try_out(
+    name: NameOrFile,
+    steps: Annotated[int, typer.Option(min=1, help="training steps of each combination")] = 60,
+    as_json: AsJson = False,
+) -> None:
+    from blockzoo.cli.plugins_try import run
+
+    run(name, steps, as_json)
 
 
 def _print(plugins: Sequence[Plugin], as_json: bool) -> None:

@@ -60,7 +60,7 @@ class ForeignVerb:
 
     def load(self) -> Any:
         """Raises PluginError, one line, whatever its import raises."""
-        from blockzoo.plugins import one_line
+        from blockzoo.importing import one_line
 
         try:
             return self.installed.entry.load()

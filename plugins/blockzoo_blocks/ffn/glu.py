@@ -31,6 +31,11 @@ class GLUConfig(FFNConfig):
     limit: PositiveFloat | None = Field(None, description="the gate is clamped above at this, the up part to +- this")
     up_shift: float = Field(0.0, description="added to the up part before it is gated")
 
+    @classmethod
+    def samples(cls) -> list[GLUConfig]:
+        clamped = cls(d_ff=32, bias=True, activation_scale=1.702, limit=7.0, up_shift=1.0)
+        return [cls(d_ff=64), clamped, cls(d_ff=48, activation="gelu_tanh")]
+
     def check(self, dims: Dims) -> Iterator[tuple[str, str]]:
         if self.activation_scale != 1.0 and self.activation != "silu":
             yield "activation_scale", f"only silu has a scale, the activation is {self.activation}"

@@ -23,6 +23,10 @@ class MLPConfig(FFNConfig):
     activation: Activation = Field("gelu", description="between the two matrices")
     bias: bool = Field(False, description="biases on both matrices")
 
+    @classmethod
+    def samples(cls) -> list[MLPConfig]:
+        return [cls(d_ff=64), cls(d_ff=48, activation="relu2", bias=True), cls(d_ff=32, activation="gelu_tanh")]
+
     def build(self, dims: Dims, linear: LinearFactory = nn.Linear) -> MLP:
         return MLP(
             up=linear(dims.d_model, self.d_ff, bias=self.bias),

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from math import prod
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
@@ -21,6 +21,8 @@ from torch import Tensor, nn
 
 from blockzoo.blocks import Aux, Cost, Dims, FFNConfig, LinearFactory, Parameter, Role, filled, linear_cost
 from blockzoo.linear import ExpertLinear
+from blockzoo_blocks.ffn.glu import GLUConfig
+from blockzoo_blocks.ffn.mlp import MLPConfig
 
 
 class RouterConfig(BaseModel):
@@ -48,12 +50,25 @@ class RouterConfig(BaseModel):
 class MoEConfig(FFNConfig):
     """YAML: ``ffn: {type: moe, n_experts: 128, top_k: 8, expert: {type: glu, d_ff: 768}}``."""
 
+    compile_safe: ClassVar[bool] = False  # experts' row counts are read on the host
+
     n_experts: PositiveInt = Field(description="routed experts", le=2**14)
     top_k: PositiveInt = Field(description="experts that each token uses", le=2**14)
     expert: FFNConfig = Field(description="what each expert is: an ffn such as glu or mlp")
     router: RouterConfig = Field(RouterConfig(), description="how experts are chosen and weighed")
     shared: FFNConfig | None = Field(None, description="an ffn that every token passes, beside the routed experts")
     balance_loss: NonNegativeFloat = Field(0.0, description="factor on the load-balancing loss in training")
+
+    @classmethod
+    def samples(cls) -> list[MoEConfig]:
+        glu, mlp = GLUConfig(d_ff=32), MLPConfig(d_ff=32, bias=True)
+        sigmoid = RouterConfig(score="sigmoid", selection_bias=True, scale=1.5)
+        return [
+            cls(n_experts=4, top_k=2, expert=glu),
+            cls(n_experts=5, top_k=1, expert=mlp, router=RouterConfig(bias=True, weights="all"), balance_loss=0.01),
+            cls(n_experts=4, top_k=2, expert=mlp, router=RouterConfig(bias=True, weights="chosen")),
+            cls(n_experts=4, top_k=3, expert=glu, shared=glu, router=sigmoid),
+        ]
 
     def check(self, dims: Dims) -> Iterator[tuple[str, str]]:
         if self.top_k > self.n_experts:

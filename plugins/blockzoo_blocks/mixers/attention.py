@@ -84,8 +84,15 @@ def examples(dtype: torch.dtype, device: torch.device) -> Iterator[Example]:
             if s == t:
                 positions = key_positions
         keys = Keys(key_positions, not padded)
-        return Example(name, (draw(2, h, t, dh), draw(2, hk, s, dh), draw(2, hk, s, dh), positions, keys),
-                       {"scale": dh**-0.5, **options})  # fmt: skip
+        said = {"scale": dh**-0.5, "window": options.get("window"), "softcap": options.get("softcap")}
+        brings = {part: part in options for part in ("sinks", "bias")}
+        return Example(
+            name,
+            (draw(2, h, t, dh), draw(2, hk, s, dh), draw(2, hk, s, dh), positions, keys),
+            {"scale": dh**-0.5, **options},
+            static={"n_heads": h, "n_kv_heads": hk, "head_dim": dh, "dropout": 0.0, **said, **brings},
+            phases=("decode",) if t == 1 and s > 1 else ("train", "prefill"),
+        )
 
     yield case("plain", 9, 9)
     yield case("one token", 1, 1)

@@ -34,6 +34,8 @@ from blockzoo.cache import TokenState
 from blockzoo.kernels import Slot
 from blockzoo.step import Step
 from blockzoo_blocks.mixers.attention import ATTENTION
+from blockzoo_blocks.norms.layer_norm import LayerNormConfig
+from blockzoo_blocks.norms.rms_norm import RMSNormConfig
 
 Projection = Literal["q", "k", "v", "o"]
 PROJECTIONS: tuple[Projection, ...] = ("q", "k", "v", "o")
@@ -46,6 +48,7 @@ class GQAConfig(MixerConfig):
     """
 
     positions: ClassVar[frozenset[PositionForm]] = frozenset({"none", "rotating", "biasing"})
+    row_independent: ClassVar[bool] = True
 
     n_heads: PositiveInt = Field(description="query heads", le=2**16)
     n_kv_heads: PositiveInt | None = Field(None, description="key and value heads; default: n_heads", le=2**16)
@@ -69,6 +72,20 @@ class GQAConfig(MixerConfig):
     scale: PositiveFloat | None = Field(None, description="factor on the scores; default: head_dim ** -0.5")
     softcap: PositiveFloat | None = Field(None, description="c: scores become c * tanh(scores / c)")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the attention weights, in training")
+
+    @classmethod
+    def samples(cls) -> list[GQAConfig]:
+        return [
+            cls(n_heads=4, n_kv_heads=2),
+            cls(n_heads=4, n_kv_heads=1, head_dim=16, bias=True, sinks=True, window=5),
+            cls(n_heads=2, head_dim=8, bias=("q", "v"), qk_norm=RMSNormConfig(), softcap=20.0, window=1),
+            cls(n_heads=4, qk_norm=LayerNormConfig(), qk_norm_over="projection", scale=0.5, dropout=0.2),
+            cls(n_heads=4, qk_norm=RMSNormConfig(), qk_norm_placement="after", sinks=True),
+        ]
+
+    @property
+    def reach(self) -> int | None:
+        return self.window
 
     def kv_heads(self) -> int:
         return self.n_heads if self.n_kv_heads is None else self.n_kv_heads

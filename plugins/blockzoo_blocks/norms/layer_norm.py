@@ -20,6 +20,10 @@ class LayerNormConfig(NormConfig):
     eps: PositiveFloat = Field(1e-5, description="added to the variance before the root")
     bias: bool = Field(True, description="a bias beside the gain")
 
+    @classmethod
+    def samples(cls) -> list[LayerNormConfig]:
+        return [cls(), cls(eps=1e-3, bias=False)]
+
     def build(self, dim: int) -> nn.Module:
         return nn.LayerNorm(dim, eps=self.eps, bias=self.bias)
 

@@ -23,6 +23,10 @@ class RMSNormConfig(NormConfig):
     scale_in_fp32: bool = Field(True, description="multiply by the weight before the cast to the input's dtype")
     weight_offset: float = Field(0.0, description="added to the weight; Gemma stores gains around zero and adds 1")
 
+    @classmethod
+    def samples(cls) -> list[RMSNormConfig]:
+        return [cls(), cls(scale_in_fp32=False), cls(weight_offset=1.0)]
+
     def build(self, dim: int) -> RMSNorm:
         return RMSNorm(dim, eps=self.eps, scale_in_fp32=self.scale_in_fp32, weight_offset=self.weight_offset)
 

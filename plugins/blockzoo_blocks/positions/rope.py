@@ -17,7 +17,15 @@ from torch import Tensor, nn
 
 from blockzoo.blocks import AttentionPositionConfig, Dims, PositionForm
 from blockzoo.step import Step
-from blockzoo_blocks.positions.rope_scaling import RopeScaling, attention_factor, frequencies
+from blockzoo_blocks.positions.rope_scaling import (
+    LinearScaling,
+    Llama3Scaling,
+    NTKScaling,
+    RopeScaling,
+    YarnScaling,
+    attention_factor,
+    frequencies,
+)
 
 
 class RopeConfig(AttentionPositionConfig):
@@ -34,6 +42,19 @@ class RopeConfig(AttentionPositionConfig):
         1.0, gt=0, le=1, description="share of each head's features that is rotated, the first ones"
     )
     interleaved: bool = Field(False, description="rotate neighbouring features instead of halves")
+
+    @classmethod
+    def samples(cls) -> list[RopeConfig]:
+        yarn = YarnScaling(factor=4.0, original_context_length=16, truncate=False)
+        llama = Llama3Scaling(factor=4.0, original_context_length=16)
+        return [
+            cls(),
+            cls(theta=100.0, fraction=0.5, interleaved=True),
+            cls(scaling=yarn),
+            cls(scaling=llama),
+            cls(scaling=LinearScaling(factor=2.0), interleaved=True),
+            cls(scaling=NTKScaling(factor=2.0)),
+        ]
 
     def rotated(self, head_dim: int) -> int:
         """How many features of a head are rotated."""
@@ -63,10 +84,14 @@ class Rope(nn.Module):
         super().__init__()
         self.recipe = config
         self.rotated = rotated
+        self.key = (
+            f"rope {config!r} over {rotated}"  # equal for equal configs; a config's own hash breaks torch.compile
+        )
 
     def rotate(self, q: Tensor, k: Tensor, step: Step) -> tuple[Tensor, Tensor]:
-        key = (self.recipe, self.rotated, q.dtype)
-        cos, sin = step.table(key, lambda: rotation_table(self.recipe, self.rotated, step.positions, q.dtype))
+        cos, sin = step.table(
+            (self.key, q.dtype), lambda: rotation_table(self.recipe, self.rotated, step.positions, q.dtype)
+        )
         turn = rotate_interleaved if self.recipe.interleaved else rotate_halves
         return turn(q, cos, sin), turn(k, cos, sin)
 

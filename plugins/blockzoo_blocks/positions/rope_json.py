@@ -1,5 +1,6 @@
-"""How config.json says rope, in both dialects: ``rope_parameters`` (transformers 5) and ``rope_theta`` with
-``rope_scaling``.
+"""How config.json says rope, in both dialects.
+
+``rope_parameters`` since transformers 5; ``rope_theta`` and ``rope_scaling`` before. Some files have all three.
 """
 
 from __future__ import annotations

@@ -25,6 +25,10 @@ class Int8Config(QuantizerConfig):
 
     group_size: int = Field(32, ge=1, le=2**16, description="weights along the input axis that share a scale")
 
+    @classmethod
+    def samples(cls) -> list[Int8Config]:
+        return [cls(), cls(group_size=16)]
+
     @property
     def weight_bits(self) -> float:
         return 8 + 16 / self.group_size
@@ -54,3 +58,8 @@ class Int8Config(QuantizerConfig):
     def unpack(self, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
         codes = tensors["codes"].float().unflatten(-1, (-1, self.group_size))
         return (codes * tensors["scales"].float()[..., None]).flatten(-2).to(dtype)
+
+    def error_bound(self, weight: Tensor) -> Tensor:
+        """Half a step of a scale that bfloat16 has rounded by up to 2^-9 of itself."""
+        step = weight.detach().float().unflatten(-1, (-1, self.group_size)).abs().amax(dim=-1, keepdim=True) / 127
+        return (step * (0.5 + 2**-9)).expand(*step.shape[:-1], self.group_size).flatten(-2)

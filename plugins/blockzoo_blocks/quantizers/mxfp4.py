@@ -66,6 +66,15 @@ class MXFP4Config(QuantizerConfig):
         pairs = _byte_table(blocks.device)[blocks.int()]  # (..., in / 32, 16, 2): what each byte's two codes stand for
         return (pairs.flatten(-2) * scale[..., None]).flatten(-2).to(dtype)
 
+    def error_bound(self, weight: Tensor) -> Tensor:
+        """Half the distance between the codes around a weight; above the greatest code, the distance to it."""
+        groups = weight.detach().float().unflatten(-1, (-1, GROUP))
+        largest = groups.abs().amax(dim=-1, keepdim=True)
+        unit = torch.ldexp(torch.ones_like(largest), torch.frexp(largest).exponent - 1 - 2)
+        scaled = groups.abs() / unit
+        half_gap = torch.tensor((0.25, 0.5, 1.0))[torch.bucketize(scaled, torch.tensor((2.0, 4.0)))]
+        return (torch.where(scaled > 6, scaled - 6, half_gap) * unit).flatten(-2)
+
     def invalid(self, part: str, tensor: Tensor) -> str | None:
         if part == "scales" and bool((tensor == 255).any()):
             return "has the scale byte 255, which the standard calls NaN"

@@ -26,6 +26,10 @@ class ParallelConfig(ResidualConfig):
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout on each branch before it is added, in training")
     multiplier: PositiveFloat = Field(1.0, description="factor on the sum of the branches before it is added")
 
+    @classmethod
+    def samples(cls) -> list[ParallelConfig]:
+        return [cls(), cls(shared_norm=False, multiplier=0.5, dropout=0.2)]
+
     def norms(self, has_mixer: bool, has_ffn: bool) -> tuple[str, ...]:
         if self.shared_norm:
             return ("norm",)

@@ -25,6 +25,10 @@ class PreNormConfig(ResidualConfig):
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout on each branch before it is added, in training")
     multiplier: PositiveFloat = Field(1.0, description="factor on each branch before it is added")
 
+    @classmethod
+    def samples(cls) -> list[PreNormConfig]:
+        return [cls(), cls(multiplier=0.5, dropout=0.2)]
+
     def norms(self, has_mixer: bool, has_ffn: bool) -> tuple[str, ...]:
         return ("mixer_norm",) * has_mixer + ("ffn_norm",) * has_ffn
 

@@ -27,6 +27,10 @@ class SandwichConfig(ResidualConfig):
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout on each branch before it is added, in training")
     multiplier: PositiveFloat = Field(1.0, description="factor on each branch before it is added")
 
+    @classmethod
+    def samples(cls) -> list[SandwichConfig]:
+        return [cls(), cls(pre=False, multiplier=0.5, dropout=0.2)]
+
     def norms(self, has_mixer: bool, has_ffn: bool) -> tuple[str, ...]:
         before = ("mixer_norm",) * has_mixer + ("ffn_norm",) * has_ffn
         after = ("mixer_post_norm",) * has_mixer + ("ffn_post_norm",) * has_ffn

@@ -12,7 +12,7 @@ from blockzoo.blocks import Dims
 from blockzoo_blocks.ffn.activations import ACTIVATIONS
 from blockzoo_blocks.ffn.glu import GLU, GLUConfig
 from blockzoo_blocks.ffn.mlp import MLPConfig
-from blockzoo_blocks.ffn.moe import MoE, MoEConfig
+from blockzoo_blocks.ffn.moe import MoE, MoEConfig, RouterConfig
 
 DIMS = Dims(d_model=8, n_layers=1, context_length=16)
 
@@ -77,7 +77,8 @@ WEIGHERS = {
 @pytest.mark.parametrize("weights", list(WEIGHERS))
 @pytest.mark.parametrize("bias", [False, True])
 def test_routing_equals_all_experts_weighed(weights: Any, bias: bool) -> None:
-    config = MoEConfig(n_experts=5, top_k=2, expert=GLUConfig(d_ff=12), router={"weights": weights, "bias": bias})  # type: ignore[arg-type]
+    router = RouterConfig(weights=weights, bias=bias)
+    config = MoEConfig(n_experts=5, top_k=2, expert=GLUConfig(d_ff=12), router=router)
     moe = filled(config.build(DIMS))
     x = torch.randn(3, 7, 8, generator=torch.Generator().manual_seed(1))
     found, aux = moe(x)
@@ -87,9 +88,8 @@ def test_routing_equals_all_experts_weighed(weights: Any, bias: bool) -> None:
 
 
 def test_sigmoid_router_chooses_by_bias_and_weighs_without_it() -> None:
-    config = MoEConfig(
-        n_experts=4, top_k=2, expert=GLUConfig(d_ff=12), router={"score": "sigmoid", "selection_bias": True, "scale": 2.5}
-    )  # type: ignore[arg-type]
+    router = RouterConfig(score="sigmoid", selection_bias=True, scale=2.5)
+    config = MoEConfig(n_experts=4, top_k=2, expert=GLUConfig(d_ff=12), router=router)
     moe = filled(config.build(DIMS))
     moe.router.selection_bias.copy_(torch.tensor([9.0, 0.0, 0.0, 9.0]))
     x = torch.randn(6, 8, generator=torch.Generator().manual_seed(1))

@@ -1,0 +1,127 @@
+"""``blockzoo plugins check``: the conformance suite as a table, a readable line for each failure and each skip."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from blockzoo.cli.output import print_json, table
+from blockzoo.errors import InputError, PluginError, nearest
+from blockzoo.importing import one_line
+from blockzoo.plugins import host
+from blockzoo.registry import Registry
+from blockzoo.testing import Check, CheckFailed, CheckSkipped, checks
+
+Result = Literal["passed", "failed", "skipped"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one check; ``message``: why it failed or was skipped, one line."""
+
+    component: str
+    check: str
+    result: Result
+    message: str
+    seconds: float
+
+
+def run(name: str, only: str | None, as_json: bool) -> None:
+    """Check a plugin by name or file, and print. Raises InputError and PluginError where there is nothing to check."""
+    plugin, registry = prepare(name)
+    wanted = _only(checks(plugin, registry), only)
+    outcomes = list(_watched(wanted))
+    failed = any(outcome.result == "failed" for outcome in outcomes)
+    if as_json:
+        counts = {"passed": 0, "failed": 0, "skipped": 0} | Counter(outcome.result for outcome in outcomes)
+        print_json({"plugin": plugin, "ok": not failed, **counts, "checks": [asdict(outcome) for outcome in outcomes]})
+    else:
+        _print(outcomes)
+    if failed:
+        raise typer.Exit(1)
+
+
+def prepare(name_or_file: str) -> tuple[str, Registry]:
+    """Load the plugins, a file among them where one is named: the plugin's name, and the registry.
+
+    Raises PluginError, with its state and reason, where it isn't loaded.
+    """
+    name = name_or_file
+    if name.endswith(".py") or os.sep in name:
+        name = host().load_file(name).name
+    rows = [plugin for plugin in host().plugins if plugin.name == name]
+    if not rows:
+        raise InputError(f"no plugin '{name}' is installed{nearest(name, {p.name for p in host().plugins})}")
+    if not any(row.state == "loaded" for row in rows):
+        raise PluginError(f"plugin '{name}' is not loaded: {rows[0].state}: {rows[0].error}")
+    return name, host().registry
+
+
+def _only(found: Sequence[Check], component: str | None) -> Sequence[Check]:
+    if component is None:
+        return found
+    wanted = [check for check in found if component in (check.component, check.component.rpartition("/")[2])]
+    if not wanted:
+        known = dict.fromkeys(check.component for check in found)
+        raise InputError(f"--only: the plugin has no component '{component}'; it has {', '.join(known)}")
+    return wanted
+
+
+def _watched(wanted: Sequence[Check]) -> Iterator[Outcome]:
+    """Run checks with a bar on standard error, where that is a terminal."""
+    bar = Progress(
+        TextColumn("{task.completed}/{task.total}"),
+        BarColumn(),
+        TextColumn("{task.description}"),
+        console=Console(stderr=True, markup=False, highlight=False),
+        transient=True,
+        disable=not sys.stderr.isatty(),
+    )
+    with bar:
+        task = bar.add_task("", total=len(wanted))
+        for check in wanted:
+            bar.update(task, description=f"{check.component} {check.name}")
+            yield outcome_of(check)
+            bar.advance(task)
+
+
+def outcome_of(check: Check) -> Outcome:
+    """Run one check. Whatever it raises is its outcome; an interrupt passes."""
+    result: Result = "passed"
+    message = ""
+    begin = time.perf_counter()
+    try:
+        check.run()
+    except CheckSkipped as reason:
+        result, message = "skipped", str(reason)
+    except CheckFailed as failure:
+        result, message = "failed", str(failure)
+    except Exception as error:
+        result, message = "failed", f"raised {one_line(error)}"
+    return Outcome(check.component, check.name, result, " ".join(message.split()), time.perf_counter() - begin)
+
+
+def _print(outcomes: Sequence[Outcome]) -> None:
+    components = dict.fromkeys(outcome.component for outcome in outcomes)
+    rows: list[list[object]] = []
+    for component in components:
+        own = [outcome for outcome in outcomes if outcome.component == component]
+        counts = Counter(outcome.result for outcome in own)
+        seconds = sum(outcome.seconds for outcome in own)
+        rows.append([component, counts["passed"], counts["failed"], counts["skipped"], f"{seconds:.1f}"])
+    table("", ("component", "passed", "failed", "skipped", "seconds"), rows, numbers=True)
+    for result in ("skipped", "failed"):
+        for outcome in outcomes:
+            if outcome.result == result:
+                print(f"{result} {outcome.component} {outcome.check}: {outcome.message}")
+    failed = sum(outcome.result == "failed" for outcome in outcomes)
+    print(f"{failed} of {len(outcomes)} checks failed" if failed else f"all {len(outcomes)} checks pass or are skipped")

@@ -1,0 +1,129 @@
+"""One check of one registered thing, and the three ways it ends: it returns, fails or is skipped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from traceback import extract_tb
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+
+class CheckFailed(AssertionError):
+    """What is wrong and what to do about it, in one line."""
+
+
+class CheckSkipped(Exception):  # noqa: N818 -- it is no error
+    """Why a check does not apply: a capability that the thing declares, or lacks."""
+
+
+class Subject(Protocol):
+    """What checks are run on: one sample of a block, a kernel on its op, a family's layout, a plugin."""
+
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Check:
+    """``run()`` returns None, or raises CheckFailed or CheckSkipped, each with a message of one line.
+
+    ``component``: what is checked, as ``mixer/mla``; ``name``: the check's own, as ``causality``; ``about``: what it
+    holds the component to, in one line.
+    """
+
+    component: str
+    name: str
+    function: Callable[[Any], None]
+    subjects: Callable[[], Sequence[Subject]]
+
+    @property
+    def about(self) -> str:
+        return (self.function.__doc__ or "").strip().partition("\n")[0]
+
+    def run(self) -> None:
+        """On every sample. It is skipped where every sample is."""
+        reasons = []
+        with _unchanged_surroundings():
+            subjects = _subjects(self)
+            for subject in subjects:
+                try:
+                    _run_one(self.function, subject)
+                except CheckSkipped as skipped:
+                    reasons.append(str(skipped))
+        if reasons and len(reasons) == len(subjects):
+            raise CheckSkipped(reasons[0])
+
+
+def _subjects(check: Check) -> Sequence[Subject]:
+    try:
+        return check.subjects()
+    except CheckSkipped:
+        raise
+    except Exception as error:
+        raise CheckFailed(f"{check.component}: its samples can't be made: {one_line(error)}") from error
+
+
+def _run_one(function: Callable[[Any], None], subject: Subject) -> None:
+    try:
+        function(subject)
+    except CheckSkipped:
+        raise
+    except CheckFailed as failure:
+        raise CheckFailed(f"{subject.label}: {' '.join(str(failure).split())}") from failure.__cause__
+    except Exception as error:
+        raise CheckFailed(f"{subject.label}: {one_line(error)}") from error
+
+
+@contextmanager
+def _unchanged_surroundings() -> Iterator[None]:
+    """Checks draw from generators of their own; what a block does to the global one ends with the check."""
+    state = torch.get_rng_state()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
+
+
+def one_line(error: BaseException) -> str:
+    """An exception in one line, with the innermost place outside torch."""
+    text = f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
+    text = text if len(text) <= 300 else f"{text[:300]}..."
+    outside = [
+        frame
+        for frame in extract_tb(error.__traceback__)
+        if f"{Path(torch.__file__).parent}" not in frame.filename and Path(__file__).parent.as_posix() not in frame.filename
+    ]
+    return f"{text} ({outside[-1].filename}:{outside[-1].lineno})" if outside else text
+
+
+# --- what checks say ---
+
+
+def need(condition: object, message: str) -> None:
+    """Raises CheckFailed with this message unless the condition holds."""
+    if not condition:
+        raise CheckFailed(message)
+
+
+def error_of(found: Tensor, expected: Tensor) -> float:
+    """Greatest difference over greatest value; infinite where shapes differ or something is not finite."""
+    if found.shape != expected.shape or not bool(found.isfinite().all()):
+        return float("inf")
+    if expected.numel() == 0:
+        return 0.0
+    scale = float(expected.double().abs().max())
+    difference = float((found.double() - expected.double()).abs().max())
+    return difference / scale if scale else difference
+
+
+def need_close(found: Tensor, expected: Tensor, within: float, message: str) -> None:
+    """Raises CheckFailed with this message, and by how much, unless the two agree."""
+    error = error_of(found, expected)
+    need(error <= within, f"{message} (off by {error:.1e} of the greatest value, at most {within:.0e})")

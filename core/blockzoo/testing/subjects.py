@@ -1,0 +1,233 @@
+"""Samples of a block, each with what it takes to build and to call it: checks see no difference between the kinds.
+
+Modules come to life as in a model: made on the meta device, allocated, filled by name from what ``cost`` says.
+
+Axes: B batch, T tokens, D d_model, H heads, Dh head_dim.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from blockzoo.blocks import (
+    AdditivePositionConfig,
+    AttentionPositionConfig,
+    BlockConfig,
+    Cost,
+    Dims,
+    FFNConfig,
+    MixerConfig,
+    NormConfig,
+    Parameter,
+    PositionForm,
+    QuantizerConfig,
+    ResidualConfig,
+    Role,
+)
+from blockzoo.registry import Component, Registry
+from blockzoo.step import Phase, Step
+from blockzoo.testing.check import need
+from blockzoo.testing.toys import ToyFFN, ToyFFNConfig, ToyMixer, ToyNorm, ToyNormConfig
+
+BATCH, LENGTH = 2, 12
+DIMS = Dims(d_model=32, n_layers=2, context_length=64)
+HEADS, HEAD_DIM = 4, 8
+
+
+@dataclass(frozen=True)
+class BlockSubject:
+    """One sample. ``make`` constructs the module, ``call(module, x (B, T, D), step)`` is its output (B, T, ...)."""
+
+    label: str
+    config: BlockConfig
+    registry: Registry
+    make: Callable[[], nn.Module]
+    cost: Callable[[int], Cost]
+    call: Callable[[nn.Module, Tensor, Step], Tensor]
+    position: AttentionPositionConfig | None = None
+
+    def build(self, dtype: torch.dtype = torch.float32, seed: int = 0) -> Any:
+        """The module with weights drawn by name from ``seed``, in evaluation mode."""
+        with torch.device("meta"):
+            module = self.make()
+        module.to(dtype).to_empty(device="cpu")
+        cost = self.cost(1)
+        with torch.no_grad():
+            for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+                tensor.copy_(_filling({**cost.parameters, **cost.buffers}.get(name), name, tuple(tensor.shape), seed))
+        return module.eval()
+
+
+def _filling(parameter: Parameter | None, name: str, shape: tuple[int, ...], seed: int) -> Tensor:
+    """Values at which nothing hides: gains are not all 1, biases and sinks not 0, matrices keep the size of vectors."""
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
+    noise = torch.randn(shape, generator=generator)
+    role = Role.OTHER if parameter is None else parameter.role
+    start = torch.full(shape, 1.0 if role is Role.GAIN else 0.0)
+    if parameter is not None and parameter.init is not None and parameter.shape == shape:
+        parameter.init(start, generator)
+        if role is Role.OTHER:
+            return start
+    if role in (Role.GAIN, Role.BIAS, Role.SINK, Role.OTHER):
+        return start + 0.2 * noise
+    return noise if role is Role.EMBEDDING else noise * (2.0 if role is Role.ROUTER else 1.0) * shape[-1] ** -0.5
+
+
+# --- inputs ---
+
+
+def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Normal numbers, the same ones in every dtype."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def inputs(dtype: torch.dtype = torch.float32, seed: int = 0, length: int = LENGTH, batch: int = BATCH) -> Tensor:
+    """x (B, T, D)."""
+    return draw(batch, length, DIMS.d_model, seed=seed, dtype=dtype)
+
+
+def step_of(batch: int = BATCH, length: int = LENGTH, start: int = 0) -> Step:
+    """A pass without a cache: positions from ``start`` on."""
+    slots = torch.arange(length).expand(batch, length)
+    phase: Phase = "train" if torch.is_grad_enabled() else "prefill"
+    return Step(slots + start, slots, phase, consecutive=True, start=0)
+
+
+def padded_step(real: Tensor) -> Step:
+    """A pass in which only the tokens ``real`` (B, T) bool are any; they count from 0 in every row."""
+    slots = torch.where(real, real.cumsum(dim=1) - 1, -1)
+    phase: Phase = "train" if torch.is_grad_enabled() else "prefill"
+    return Step(slots, slots, phase, consecutive=False)
+
+
+# --- samples by kind ---
+
+
+def subjects_of(component: Component, config: type[BlockConfig], registry: Registry) -> Sequence[BlockSubject]:
+    """The samples of a block that fit DIMS, with every form of position where it is a mixer."""
+    samples = list(config.samples())
+    need(samples, "samples() gives none: return at least one instance")
+    found = [subject for sample in samples for subject in _subjects(component.name, sample, registry)]
+    return found
+
+
+def _subjects(name: str, config: BlockConfig, registry: Registry) -> Iterator[BlockSubject]:
+    label = describe(name, config)
+    problems = [f"{field}: {message}" for field, message in config.check(DIMS)]
+    need(not problems, f"{label}: samples() gives one that check() refuses for {DIMS}: {'; '.join(problems)}")
+    if isinstance(config, NormConfig):
+        dim = DIMS.d_model
+        yield _subject(label, config, registry, lambda: config.build(dim), lambda c: config.cost(dim), _plain)
+    elif isinstance(config, FFNConfig):
+        yield _subject(label, config, registry, lambda: config.build(DIMS), lambda c: config.cost(DIMS), _first)
+    elif isinstance(config, MixerConfig):
+        yield from _mixers(label, config, registry)
+    elif isinstance(config, AdditivePositionConfig):
+        yield _subject(label, config, registry, lambda: config.build(DIMS), lambda c: config.cost(DIMS), _added)
+    elif isinstance(config, AttentionPositionConfig):
+        def make() -> nn.Module:
+            return config.build(HEAD_DIM, HEADS)
+
+        yield _subject(label, config, registry, make, lambda c: config.cost(HEAD_DIM, HEADS), _attended)
+    elif isinstance(config, ResidualConfig):
+        yield from _residuals(label, config, registry)
+    else:
+        assert isinstance(config, QuantizerConfig)
+        yield _subject(label, config, registry, nn.Identity, lambda c: Cost(), _plain)
+
+
+def _subject(
+    label: str,
+    config: BlockConfig,
+    registry: Registry,
+    make: Callable[[], nn.Module],
+    cost: Callable[[int], Cost],
+    call: Callable[[nn.Module, Tensor, Step], Tensor],
+    position: AttentionPositionConfig | None = None,
+) -> BlockSubject:
+    return BlockSubject(label, config, registry, make, cost, call, position)
+
+
+def _mixers(label: str, config: MixerConfig, registry: Registry) -> Iterator[BlockSubject]:
+    need("none" in config.positions, "positions lacks 'none': a layer may have no position")
+    taken = [position for form, position in positions_by_form(registry).items() if form in config.positions]
+    for position in taken:
+        refusal = next(iter(config.check_position(DIMS, position)), None)
+        if refusal is None:
+            yield _subject(
+                f"{label} with {type(position).__name__.removesuffix('Config')}",
+                config,
+                registry,
+                lambda position=position: config.build(DIMS, position),
+                lambda c, position=position: config.cost(DIMS, position, c),
+                lambda module, x, step: module(x, step),
+                position,
+            )
+
+
+def positions_by_form(registry: Registry) -> dict[PositionForm, AttentionPositionConfig]:
+    """A position of each form that attention may have: the first of its samples, built-in ones first."""
+    found: dict[PositionForm, AttentionPositionConfig] = {}
+    for name in sorted(registry.names("position"), key=lambda name: ":" in name):
+        config = registry.block("position", name)
+        if issubclass(config, AttentionPositionConfig) and config.form not in found:
+            found[config.form] = config.samples()[0]
+    need("none" in found, "the registry has no position of form 'none': load the plugin 'blocks' beside this one")
+    return found
+
+
+def _residuals(label: str, config: ResidualConfig, registry: Registry) -> Iterator[BlockSubject]:
+    for mixer, ffn in ((True, True), (True, False), (False, True)):
+        parts = " and ".join(["mixer"] * mixer + ["ffn"] * ffn)
+
+        def make(mixer: bool = mixer, ffn: bool = ffn) -> nn.Module:
+            d = DIMS.d_model
+            return config.build(DIMS, ToyMixer(d) if mixer else None, ToyFFN(d) if ffn else None, lambda: ToyNorm(d))
+
+        def cost(context: int, mixer: bool = mixer, ffn: bool = ffn) -> Cost:
+            total = config.cost(DIMS)
+            for name in config.norms(mixer, ffn):
+                total += ToyNormConfig().cost(DIMS.d_model).under(name)
+            total += ToyMixer.cost(DIMS.d_model).under("mixer") if mixer else Cost()
+            return total + (ToyFFNConfig().cost(DIMS).under("ffn") if ffn else Cost())
+
+        yield _subject(f"{label} around {parts}", config, registry, make, cost, lambda m, x, step: m(x, step)[0])
+
+
+def _plain(module: nn.Module, x: Tensor, step: Step) -> Tensor:
+    return module(x)
+
+
+def _first(module: nn.Module, x: Tensor, step: Step) -> Tensor:
+    return module(x)[0]
+
+
+def _added(module: nn.Module, x: Tensor, step: Step) -> Tensor:
+    return x + module(step.positions).to(x.dtype)
+
+
+def _attended(module: Any, x: Tensor, step: Step) -> Tensor:
+    """Queries and keys after rotation, and scores with their bias, side by side: (B, T, H * (Dh + T))."""
+    q = x.unflatten(-1, (HEADS, HEAD_DIM)).transpose(1, 2)
+    turned, k = module.rotate(q, q[:, :2].flip(-1), step)
+    scores = turned @ k.repeat_interleave(HEADS // 2, dim=1).transpose(-1, -2)
+    bias = module.bias(step.positions, step.positions)
+    scores = scores if bias is None else scores + bias.to(scores.dtype)
+    return torch.cat([turned, scores], dim=-1).transpose(1, 2).flatten(2)
+
+
+def describe(name: str, config: BlockConfig) -> str:
+    """``gqa(n_heads=4, window=5)``: what was set."""
+    said = [f"{field}={_short(getattr(config, field))}" for field in sorted(config.model_fields_set)]
+    return f"{name}({', '.join(said)})"
+
+
+def _short(value: object) -> str:
+    return type(value).__name__.removesuffix("Config") if hasattr(value, "model_fields_set") else repr(value)

@@ -1,0 +1,78 @@
+"""Which checks a kind of component must pass, and all those of a plugin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from blockzoo.blocks import KINDS
+from blockzoo.errors import PluginError, nearest
+from blockzoo.plugins import host
+from blockzoo.registry import Component, Registry
+from blockzoo.testing import (
+    configs,
+    families,
+    ffns,
+    kernels,
+    mixers,
+    modules,
+    norms,
+    numerics,
+    ops,
+    packages,
+    positions,
+    quantizers,
+    residuals,
+    slots,
+)
+from blockzoo.testing.check import Check, Subject
+from blockzoo.testing.subjects import subjects_of
+
+Function = Callable[[Any], None]
+BLOCK: tuple[Function, ...] = (*configs.CHECKS, *modules.CHECKS, *numerics.CHECKS)
+BY_KIND: Mapping[str, tuple[Function, ...]] = {
+    "norm": (*BLOCK, *norms.CHECKS, *slots.CHECKS),
+    "mixer": (*BLOCK, *mixers.CHECKS, *slots.CHECKS),
+    "ffn": (*BLOCK, *ffns.CHECKS, *slots.CHECKS),
+    "position": (*BLOCK, *positions.CHECKS, *slots.CHECKS),
+    "residual": (*BLOCK, *residuals.CHECKS, *slots.CHECKS),
+    "quantizer": (*configs.CHECKS, *quantizers.CHECKS, *slots.CHECKS),
+    "op": ops.CHECKS,
+    "kernel": kernels.CHECKS,
+    "family": families.CHECKS,
+}
+
+
+def checks(plugin: str, registry: Registry | None = None) -> list[Check]:
+    """All checks of a plugin: of the package itself, then of each thing that it registers.
+
+    ``registry``: default: the process-wide one. Raises PluginError where the plugin isn't loaded there.
+    """
+    registry = host().registry if registry is None else registry
+    components = registry.components(plugin)
+    if not components:
+        known = {component.plugin for component in registry.components()}
+        why = registry.missing.get(plugin)
+        raise PluginError(f"plugin '{plugin}' registers nothing" + (f" ({why})" if why else nearest(plugin, known)))
+    package = packages.Package(plugin, registry)
+    found = [Check(f"package/{plugin}", f.__name__, f, lambda: [package]) for f in packages.CHECKS]
+    return found + [check for component in components for check in checks_of(component, registry)]
+
+
+def checks_of(component: Component, registry: Registry) -> list[Check]:
+    """The checks of one registered thing."""
+    subjects = cache(lambda: _subjects(component, registry))
+    name = f"{component.kind}/{component.name}"
+    return [Check(name, f.__name__, f, subjects) for f in BY_KIND[component.kind]]
+
+
+def _subjects(component: Component, registry: Registry) -> Sequence[Subject]:
+    thing = registry.things[component.kind, component.name, component.plugin]
+    if component.kind in KINDS:
+        return subjects_of(component, thing, registry)
+    if component.kind == "op":
+        return ops.subjects_of(thing)
+    if component.kind == "kernel":
+        return kernels.subjects_of(*thing, registry)
+    return families.subjects_of(thing, registry)

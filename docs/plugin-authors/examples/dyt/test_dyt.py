@@ -1,0 +1,3 @@
+from blockzoo.testing import conformance
+
+test_conformance = conformance("dyt")
