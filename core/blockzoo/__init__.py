@@ -80,18 +80,25 @@ def build(
 
 
 def from_pretrained(
-    ref: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype | Literal["stored"] | None = None
+    ref: str | Path,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | Literal["stored"] | None = None,
+    *,
+    trainable: bool = False,
+    overrides: Mapping[str, Any] | None = None,
 ) -> Decoder:
     """A model with the weights of a checkpoint: a local folder or a hub id, in any layout that a family knows.
 
     ``dtype`` (default bfloat16) is that of float weights; "stored" keeps each as it is stored. Packed weights stay
-    packed. Raises CheckpointError where the folder and the config disagree in any tensor.
+    packed, unless ``trainable`` asks for float masters. ``overrides`` are dotted keys laid on the config. Raises
+    CheckpointError where the folder and the config disagree in any tensor.
     """
     import torch
 
     from blockzoo.checkpoints import from_pretrained as load
 
-    return load(ref, device=device, dtype=torch.bfloat16 if dtype is None else dtype, registry=_registry())
+    dtype = torch.bfloat16 if dtype is None else dtype
+    return load(ref, device=device, dtype=dtype, trainable=trainable, overrides=overrides, registry=_registry())
 
 
 def save_pretrained(model: Decoder, folder: str | Path, layout: str = "hf") -> None:

@@ -1,7 +1,7 @@
 """The user's deny list, ``plugins.toml``: what it names never loads. Reading it, and editing it in place.
 
-The file has one key, ``deny = ["name", ...]``. An edit replaces that one assignment and leaves every other line, comments
-too, as it was.
+The file has one key, ``deny = ["name", ...]``. An edit replaces that one assignment and leaves every other line,
+comments too, as it was.
 """
 
 from __future__ import annotations

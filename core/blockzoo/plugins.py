@@ -88,10 +88,11 @@ class Host:
         return self
 
     def load_file(self, file: str | Path) -> Plugin:
-        """Load one Python file as a plugin beside those that are loaded; once more after an edit, its blocks are replaced.
+        """Load one Python file as a plugin beside those that are loaded; once more after an edit, its blocks are
+        replaced.
 
-        Its name is the file's stem. Worker processes find it in the environment. Raises InputError where there is no such
-        file and PluginError, naming the place, where it can't be loaded; what it brought before is gone then.
+        Its name is the file's stem. Worker processes find it in the environment. Raises InputError where there is no
+        such file and PluginError, naming the place, where it can't be loaded; what it brought before is gone then.
         """
         with self._lock:
             loaded = self.load()._all

@@ -1,9 +1,9 @@
 """Which plugins may load: said by flags, by the environment and by a deny list, before any of them is imported.
 
 ``BLOCKZOO_PLUGINS=a,b`` means the built-in plugins and exactly those, ``none`` the built-in ones alone; the flags
-``--plugins`` and ``--no-plugins`` go before it. ``--plugin FILE`` and ``BLOCKZOO_PLUGIN_FILES`` add plugins that are one
-Python file each, whatever else is chosen. What ``BLOCKZOO_DENY_PLUGINS`` or ``deny = [...]`` in the file ``plugins.toml``
-names never loads, built-in or not.
+``--plugins`` and ``--no-plugins`` go before it. ``--plugin FILE`` and ``BLOCKZOO_PLUGIN_FILES`` add plugins that are
+one Python file each, whatever else is chosen. What ``BLOCKZOO_DENY_PLUGINS`` or ``deny = [...]`` in the file
+``plugins.toml`` names never loads, built-in or not.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Attention by plain matrix products, the query heads of a group side by side: every key is read once and none is copied.
+"""Attention by plain matrix products, the query heads of a group side by side: every key is read once and none is
+copied.
 
-It serves attention with sinks where fused attention does not pay: decoding, because that would copy the keys to add the
-sink, and float32, because there the fused order of operations is 1.6e-5 off OpenAI's reference logits and this one 2e-6.
-Scores are held for a slice of the queries at a time.
+It serves attention with sinks where fused attention does not pay: decoding, because that would copy the keys to add
+the sink, and float32, because there the fused order of operations is 1.6e-5 off OpenAI's reference logits and this
+one 2e-6. Scores are held for a slice of the queries at a time.
 
 Axes: B batch, T queries, S keys, H query heads, Hk key heads, G query heads a key head, Dh head_dim.
 """

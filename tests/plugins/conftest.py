@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 DISTRIBUTIONS = Path(__file__).parent / "distributions"
+EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "plugin-authors" / "examples"
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -34,6 +35,12 @@ def bad(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where all the others stand."""
     folders = [folder for folder in sorted(DISTRIBUTIONS.iterdir()) if folder.name != "good" and folder.is_dir()]
     return install(tmp_path_factory.mktemp("bad"), *folders)
+
+
+@pytest.fixture(scope="session")
+def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the plugins stand that the guide for authors shows."""
+    return install(tmp_path_factory.mktemp("examples"), *sorted(folder.parent for folder in EXAMPLES.glob("*/pyproject.toml")))
 
 
 @pytest.fixture(scope="session")

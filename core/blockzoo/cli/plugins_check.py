@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections import Counter
@@ -15,10 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from blockzoo.cli.output import print_json, table
-from blockzoo.errors import InputError, PluginError, nearest
+from blockzoo.cli.reading import read_plugin
+from blockzoo.errors import InputError
 from blockzoo.importing import one_line
-from blockzoo.plugins import host
-from blockzoo.registry import Registry
 from blockzoo.testing import Check, CheckFailed, CheckSkipped, checks
 
 Result = Literal["passed", "failed", "skipped"]
@@ -37,7 +35,7 @@ class Outcome:
 
 def run(name: str, only: str | None, as_json: bool) -> None:
     """Check a plugin by name or file, and print. Raises InputError and PluginError where there is nothing to check."""
-    plugin, registry = prepare(name)
+    plugin, registry = read_plugin(name)
     wanted = _only(checks(plugin, registry), only)
     outcomes = list(_watched(wanted))
     failed = any(outcome.result == "failed" for outcome in outcomes)
@@ -48,22 +46,6 @@ def run(name: str, only: str | None, as_json: bool) -> None:
         _print(outcomes)
     if failed:
         raise typer.Exit(1)
-
-
-def prepare(name_or_file: str) -> tuple[str, Registry]:
-    """Load the plugins, a file among them where one is named: the plugin's name, and the registry.
-
-    Raises PluginError, with its state and reason, where it isn't loaded.
-    """
-    name = name_or_file
-    if name.endswith(".py") or os.sep in name:
-        name = host().load_file(name).name
-    rows = [plugin for plugin in host().plugins if plugin.name == name]
-    if not rows:
-        raise InputError(f"no plugin '{name}' is installed{nearest(name, {p.name for p in host().plugins})}")
-    if not any(row.state == "loaded" for row in rows):
-        raise PluginError(f"plugin '{name}' is not loaded: {rows[0].state}: {rows[0].error}")
-    return name, host().registry
 
 
 def _only(found: Sequence[Check], component: str | None) -> Sequence[Check]:

@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from blockzoo.cli.output import note, print_json, table
-from blockzoo.cli.plugins_check import prepare
+from blockzoo.cli.reading import read_plugin
 from blockzoo.errors import InputError
 from blockzoo.registry import Registry
-from blockzoo.testing.swap import Result, stock_of, trials
-from blockzoo.testing.swap import run as run_trial
+from blockzoo.experiments.swap import Result, stock_of, trials
+from blockzoo.experiments.swap import run as run_trial
 
 COLUMNS = (
     "architecture", "slot", "component", "builds", "learns", "loss", "decodes", "tokens/s", "parameters", "bytes", "FLOPs",
@@ -24,7 +24,7 @@ COLUMNS = (
 
 def run(name: str, steps: int, as_json: bool) -> None:
     """Try a plugin by name or file, and print. A combination that fails is a row, and no failure of the verb."""
-    plugin, registry = prepare(name)
+    plugin, registry = read_plugin(name)
     results = _all(plugin, registry, steps)
     if as_json:
         rows = [asdict(result) | {"learns": result.learns, "decodes": result.decodes} for result in results]

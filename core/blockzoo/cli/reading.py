@@ -1,13 +1,16 @@
-"""How verbs read the model that an argument names."""
+"""How verbs read the model, or the plugin, that an argument names."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from blockzoo.config import load_config
 from blockzoo.config.schema import ModelConfig
 from blockzoo.config.yaml_source import parse_override
+from blockzoo.errors import InputError, PluginError, nearest
+from blockzoo.plugins import host
 from blockzoo.registry import Registry
 
 
@@ -23,3 +26,19 @@ def read_model(ref: str, registry: Registry, settings: Sequence[str] = ()) -> Mo
 
         return read_config(ref, registry=registry, overrides=overrides_of(settings))
     return load_config(ref, overrides_of(settings), registry=registry)
+
+
+def read_plugin(name_or_file: str) -> tuple[str, Registry]:
+    """Load the plugins, a file among them where one is named: the plugin's name, and the registry.
+
+    Raises PluginError, with its state and reason, where it isn't loaded.
+    """
+    name = name_or_file
+    if name.endswith(".py") or os.sep in name:
+        name = host().load_file(name).name
+    rows = [plugin for plugin in host().plugins if plugin.name == name]
+    if not rows:
+        raise InputError(f"no plugin '{name}' is installed{nearest(name, {p.name for p in host().plugins})}")
+    if not any(row.state == "loaded" for row in rows):
+        raise PluginError(f"plugin '{name}' is not loaded: {rows[0].state}: {rows[0].error}")
+    return name, host().registry
