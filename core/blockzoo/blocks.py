@@ -62,7 +62,8 @@ Initializer = Callable[[Tensor, torch.Generator], object]
 class Parameter:
     """One parameter before it exists. ``active``: how many of its elements one token uses (default: all).
 
-    ``init`` overrides what the role would get: gains 1, biases and sinks 0, matrices N(0, std).
+    ``init`` overrides what the role would get: gains 1, biases and sinks 0, everything else N(0, std) with the model's
+    ``init.std``, which suits matrices: a role OTHER (a filter, a decay) nearly always wants an ``init`` of its own.
     """
 
     shape: tuple[int, ...]
@@ -288,6 +289,9 @@ class QuantizableConfig(BlockConfig):
 class MixerConfig(QuantizableConfig):
     """A token mixer: ``(x (B, T, D), step, state) -> (B, T, D)``, causal by its own contract.
 
+    Padding (``step.positions`` -1) may stand anywhere in a row and must not be seen: attention masks it by position, a
+    recurrence must leave its state alone there (sorting padding to the end of a row makes the rest consecutive).
+
     ``positions`` declares which forms of position it takes. An inherited position of another form is dropped, an
     explicit one is an error.
     """
@@ -296,8 +300,6 @@ class MixerConfig(QuantizableConfig):
     positions: ClassVar[frozenset[PositionForm]] = frozenset({"none"})
     row_independent: ClassVar[bool] = False
     """Whether a token's output is bit-equal whatever later tokens are; else it is so within a few ulp."""
-    shift_invariant: ClassVar[bool] = True
-    """Whether moving all positions by one distance changes nothing, given a position of which that is true."""
     counts_decode: ClassVar[bool] = True
     """Whether decoding runs exactly the matrix products that ``cost`` counts; False where it does avoidable more."""
 
@@ -305,6 +307,11 @@ class MixerConfig(QuantizableConfig):
     def reach(self) -> int | None:
         """How many tokens a token sees, itself included (a window); None for all before. Held to exactly."""
         return None
+
+    @property
+    def shift_invariant(self) -> bool:
+        """Whether moving all positions by one distance changes nothing, given a position of which that is true."""
+        return True
 
     def check_position(self, dims: Dims, position: AttentionPositionConfig) -> Iterator[str]:
         """What is wrong with this position in this mixer, beside its form: a head that can't be rotated."""

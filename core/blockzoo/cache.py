@@ -78,8 +78,8 @@ class TokenState:
     def extend(self, step: Step, *new: Tensor) -> tuple[tuple[Tensor, ...], Keys]:
         """Store the tokens of this pass, each ``new`` (B, *lead, T, D).
 
-        Returns what attention looks at, old and new together, one tensor (B, *lead, S, D) for each, and their Keys. A
-        windowed state hands out old plus new before it evicts.
+        Returns what attention looks at, old and new together, one tensor (B, *lead, S, D) of its dtype for each,
+        and their Keys. A windowed state hands out old plus new before it evicts.
         """
         empty = self.extent == 0
         n_tokens = step.positions.shape[1]
@@ -91,12 +91,12 @@ class TokenState:
         if ring and n_tokens > 1:  # later tokens would evict what the earlier ones still see
             before = [(tensor, part) for tensor, part in zip(self.tensors, new, strict=True)]
             old_positions = self.positions.clone()
-            joined = [torch.cat([tensor, part.to(tensor.dtype)], dim=-2) for tensor, part in before]
+            joined = [torch.cat([tensor.to(part.dtype), part], dim=-2) for tensor, part in before]
             keys = Keys(torch.cat([old_positions, step.positions], dim=1), False)
             self._write(step, new, uniform)
             return tuple(joined), keys
         self._write(step, new, uniform)
-        stored = [tensor[..., : self.extent, :] for tensor in self.tensors]
+        stored = [tensor[..., : self.extent, :].to(part.dtype) for tensor, part in zip(self.tensors, new, strict=True)]
         consecutive = uniform and (not ring or n_tokens == 1)
         return tuple(stored), Keys(self.positions[:, : self.extent], consecutive)
 

@@ -200,10 +200,11 @@ def check_prompt(model: Decoder, prompt: Sequence[int], max_new_tokens: int, nam
             f"{name}: token id {token} at index {place} is not among the model's {vocab_size} (0 to {vocab_size - 1});"
             " was it made by another model's tokenizer?"
         )
-    if len(prompt) + max_new_tokens > context:
+    together = len(prompt) + max_new_tokens
+    if together > context:
         raise InputError(
-            f"{name} has {len(prompt)} tokens and {max_new_tokens} new ones are asked for: {len(prompt) + max_new_tokens}"
-            f" together, the model's context holds {context}; shorten the prompt or lower max_new_tokens"
+            f"{name} has {len(prompt)} tokens and {max_new_tokens} new ones are asked for: {together} together, the"
+            f" model's context holds {context}; shorten the prompt or lower max_new_tokens"
         )
 
 

@@ -201,6 +201,8 @@ def _bind_slot(
     op, wanted = slot.op.name, choose.get(slot.op.name)
     owner = model.get_submodule(name.rpartition(".")[0])
     dtype = _dtype_of(owner, model)
+    alone = sum(isinstance(module, Slot) for module in owner.children()) == 1
+    place = name.rpartition(".")[0] if alone else name
     candidates = sorted(kernels.get(op, ()), key=lambda kernel: -kernel.priority)
     verdicts = {
         (kernel.name, phase): _verdict(kernel, capabilities, Call(op, phase, dtype, slot.static))
@@ -236,7 +238,7 @@ def _bind_slot(
                 lost.append((kernel.name, verdict.reason or f"priority {kernel.priority}"))
         slot.chosen[phase] = winner.name if winner else REFERENCE
         slot.bound[phase] = winner.function if winner else _reference_over(slot.op, layout)
-        yield Binding(name.rpartition(".")[0], op, phase, slot.chosen[phase], tuple(lost))
+        yield Binding(place, op, phase, slot.chosen[phase], tuple(lost))
 
 
 def _verdict(kernel: Kernel, capabilities: Capabilities, call: Call) -> Verdict:

@@ -292,6 +292,20 @@ class FakeQuantTable(Table):
         return F.linear(x, self.quantize(self.weight))
 
 
+def dense_weight(linear: nn.Module, dtype: torch.dtype) -> Tensor:
+    """The matrix that a linear (or expert linear) stands for, however it is stored: (out, in) or (E, out, in).
+
+    Unpacks on every call; raises TypeError for a module that is no linear.
+    """
+    if isinstance(linear, StoredLinear):
+        return _unpacked(linear.canonical(), dtype, linear.quantizer).to(dtype)
+    if isinstance(linear, FakeQuantLinear):
+        return linear.quantize(linear.weight).to(dtype)
+    if isinstance(linear, nn.Linear | ExpertLinear):
+        return linear.weight.to(dtype)
+    raise TypeError(f"{type(linear).__name__} is no linear")
+
+
 AnyLinear = nn.Linear | ExpertLinear
 
 

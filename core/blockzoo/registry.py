@@ -185,7 +185,9 @@ class Registrar:
             )
         others = [k for k in self._registry.things if k[:2] == (kind, name) and k[2] != self.plugin]
         if kind in ("op", "family") and others:
-            raise PluginError(f"{kind} '{name}' is taken by plugin '{others[0][2]}': names of this kind are shared by all plugins")
+            raise PluginError(
+                f"{kind} '{name}' is taken by plugin '{others[0][2]}': plugins share the names of a {kind}"
+            )
         self._collected[key] = thing
 
 

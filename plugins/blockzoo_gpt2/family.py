@@ -17,6 +17,7 @@ from blockzoo_blocks.ffn.mlp import MLPConfig
 from blockzoo_blocks.mixers.gqa import GQAConfig
 from blockzoo_blocks.norms.layer_norm import LayerNormConfig
 from blockzoo_blocks.residuals.pre_norm import PreNormConfig
+from blockzoo_gpt2 import samples
 
 END_OF_TEXT = 50256
 ACTIVATIONS = {
@@ -144,6 +145,7 @@ GPT2 = Family(
             recognizes=lambda values: values.get("model_type") == "gpt2",
             read_config=read_config,
             write_config=write_config,
+            samples=samples.HF,
         )
     },
     tokenizer="gpt2",

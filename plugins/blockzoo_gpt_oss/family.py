@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from blockzoo.checkpoints.family import Family, Layout
 from blockzoo.checkpoints.keymap import KeyMap, Rule, same
-from blockzoo_gpt_oss import config_json, original_json
+from blockzoo_gpt_oss import config_json, original_json, samples
 
 RETURN, CALL = 200002, 200012
 OURS = "layers.{layer}."
@@ -83,6 +83,7 @@ GPT_OSS = Family(
             read_config=config_json.read_config,
             write_config=config_json.write_config,
             unsaid=frozenset({"balance_loss"}),
+            samples=samples.HF,
         ),
         "original": Layout(
             keys=ORIGINAL_KEYS,
@@ -91,6 +92,7 @@ GPT_OSS = Family(
             write_config=original_json.write_config,
             unsaid=frozenset({"balance_loss"}),
             typed=False,
+            samples=samples.ORIGINAL,
         ),
     },
     tokenizer="o200k_harmony",

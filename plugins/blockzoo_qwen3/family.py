@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from blockzoo.checkpoints.family import Family, Layout
 from blockzoo.checkpoints.keymap import KeyMap, same
+from blockzoo_qwen3 import samples
 from blockzoo_qwen3.config_json import MODEL_TYPES, read_config, write_config
 from blockzoo_qwen3.tokenizer import END_OF_TEXT, IM_END, SPLITTING
 
@@ -43,6 +44,7 @@ QWEN3 = Family(
             read_config=read_config,
             write_config=write_config,
             unsaid=frozenset({"balance_loss"}),
+            samples=samples.HF,
         )
     },
     tokenizer="Qwen/Qwen3-0.6B",

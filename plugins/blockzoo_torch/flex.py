@@ -26,6 +26,8 @@ def supports(capabilities: Capabilities, call: Call) -> Verdict:
         return no("flex_attention has no backward on the CPU")
     if capabilities.device == "cpu" and capabilities.cpu not in ("AVX2", "AVX512"):
         return no("flex_attention on the CPU needs AVX2")
+    if call.dtype == torch.float64:
+        return no("flex_attention has no float64")
     if call.static.get("dropout"):
         return no("flex_attention has no dropout")
     if call.phase == "decode":
@@ -76,7 +78,8 @@ def attend(
         return raw if sinks is None else torch.where(s < front, sinks[h].to(raw.dtype), raw)
 
     plain = softcap is None and bias is None and sinks is None
-    y = _compiled()(
+    function = flex_attention if torch.compiler.is_compiling() else _compiled()  # within a larger graph: part of it
+    y = function(
         q,
         k,
         v,

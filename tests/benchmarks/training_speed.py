@@ -119,7 +119,10 @@ def main() -> None:
     options = parser.parse_args()
     for dtype in options.dtype:
         for vocab in options.vocab:
-            print(json.dumps(measure(vocab, torch.device(options.device), dtype, options.rounds, options.steps)), flush=True)
+            print(
+                json.dumps(measure(vocab, torch.device(options.device), dtype, options.rounds, options.steps)),
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

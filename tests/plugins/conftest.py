@@ -40,7 +40,8 @@ def bad(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the plugins stand that the guide for authors shows."""
-    return install(tmp_path_factory.mktemp("examples"), *sorted(folder.parent for folder in EXAMPLES.glob("*/pyproject.toml")))
+    folders = sorted(file.parent for file in EXAMPLES.glob("*/pyproject.toml"))
+    return install(tmp_path_factory.mktemp("examples"), *folders)
 
 
 @pytest.fixture(scope="session")

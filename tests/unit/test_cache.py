@@ -102,3 +102,13 @@ def test_reset_starts_over() -> None:
     feed(cache, state, 7)
     cache.reset()
     assert feed(cache, state, 2)[0] == {0, 1}
+
+
+def test_a_cache_of_another_dtype_hands_out_the_models() -> None:
+    state = TokenState(1, 8, [(4,)], window=3, device=CPU, dtype=torch.bfloat16)
+    cache = ModelCache([state], 1, 8, CPU)
+    for n in (2, 2, 1):
+        step = cache.step((1, n), None, "prefill")
+        (values,), _ = state.extend(step, torch.randn(1, n, 4))
+        cache.advance(step)
+        assert values.dtype == torch.float32

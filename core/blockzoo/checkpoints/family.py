@@ -20,13 +20,26 @@ Block = TypeVar("Block", bound=BlockConfig)
 
 
 @dataclass(frozen=True)
+class Sample:
+    """A tiny model for the conformance suite: its config.json, and what it must compute.
+
+    ``logits``: the first ones after the last token of the suite's input (``blockzoo.testing.families``), as another
+    implementation gives them for the checkpoint that ``write_sample`` writes.
+    """
+
+    config_json: Mapping[str, Any]
+    logits: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
 class Layout:
     """One way a family is published.
 
     ``recognizes(config_json)``; ``read_config(config_json)`` gives a mapping as YAML would say it, for
     ``load_config``; ``write_config(config)`` gives a config.json and raises CheckpointError for a block it has
     no words for (what it says must read back as the same model, so it need not check values). ``unsaid``: fields
-    of blocks that concern training only; ``typed``: its config.json names the dtype of the weights.
+    of blocks that concern training only; ``typed``: its config.json names the dtype of the weights. ``samples``: tiny
+    models that it can say, for the conformance suite.
     """
 
     keys: KeyMap
@@ -35,6 +48,7 @@ class Layout:
     write_config: Callable[[ModelConfig], dict[str, Any]]
     unsaid: frozenset[str] = frozenset()
     typed: bool = True
+    samples: tuple[Sample, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -21,16 +21,17 @@ from blockzoo.training.progress import ProgressBar
 from blockzoo.training.run import RunFolder
 
 INTERRUPTED = 130
-DEMONSTRATION = (
-    "A demonstration: this little training shows that everything works, and does not decide which architecture is better."
-)
+DEMONSTRATION = "A demonstration: this little training shows that everything works, and does not decide which architecture is better."
 GROUPS = ("embedding", "unembedding", "mixer", "ffn", "other")
 
 
 def command(
-    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="an experiment's YAML; default: a demonstration")] = None,
+    file: Annotated[
+        Path | None, typer.Argument(metavar="[FILE]", help="an experiment's YAML; default: a demonstration")
+    ] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override by dotted key, such as train.tokens=100000")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="override by dotted key, such as train.tokens=100000"),
     ] = None,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="where run folders are kept")] = Path("runs"),
     resume: Annotated[
@@ -63,12 +64,16 @@ def command(
             note(f"blockzoo: error: {plan.arm}: {error}")
             rows.append(row(plan, folder, error=f"{type(error).__name__}: {error}"))
     if as_json:
-        print_json({**experiment.model_dump(mode="json", include={"name", "description", "demonstration"}), "arms": rows})
+        print_json(
+            {**experiment.model_dump(mode="json", include={"name", "description", "demonstration"}), "arms": rows}
+        )
     else:
         show(experiment, rows)
     failed = [one["arm"] for one in rows if one["error"]]
     if failed:
-        raise RunError(f"{len(failed)} of {len(rows)} arms failed: {', '.join(failed)}; the same command tries them again")
+        raise RunError(
+            f"{len(failed)} of {len(rows)} arms failed: {', '.join(failed)}; the same command tries them again"
+        )
 
 
 def show(experiment: ExperimentConfig, rows: Sequence[dict[str, Any]]) -> None:
@@ -76,7 +81,12 @@ def show(experiment: ExperimentConfig, rows: Sequence[dict[str, Any]]) -> None:
     columns = [cells(one, experiment.shown_context) for one in rows]
     title = f"{experiment.name} (demonstration)" if experiment.demonstration else experiment.name
     labels = list(columns[0])
-    table(title, ["", *(one["arm"] for one in rows)], [[label, *(c[label] for c in columns)] for label in labels], numbers=True)
+    table(
+        title,
+        ["", *(one["arm"] for one in rows)],
+        [[label, *(c[label] for c in columns)] for label in labels],
+        numbers=True,
+    )
     out = console()
     for one in rows:
         if one["sample"] is not None:

@@ -23,16 +23,22 @@ from blockzoo.training.run import check_device, open_run
 
 
 def command(
-    ref: Annotated[str, typer.Argument(metavar="REF", help="a checkpoint folder, a run folder, a hub id, or a config's name")],
+    ref: Annotated[
+        str, typer.Argument(metavar="REF", help="a checkpoint folder, a run folder, a hub id, or a config's name")
+    ],
     prompt: Annotated[str, typer.Option(help="the text to continue")],
     max_new_tokens: Annotated[int, typer.Option(metavar="N", help="stop after so many tokens")] = 100,
     temperature: Annotated[float, typer.Option(help="0 is greedy; higher is wilder")] = 0.0,
     top_k: Annotated[int | None, typer.Option(metavar="K", help="draw from the K likeliest tokens only")] = None,
-    top_p: Annotated[float | None, typer.Option(metavar="P", help="draw from the likeliest that reach P together")] = None,
+    top_p: Annotated[
+        float | None, typer.Option(metavar="P", help="draw from the likeliest that reach P together")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="of the draws; the same seed gives the same text")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16")] = "float32",
-    as_json: Annotated[bool, typer.Option("--json", help="print one JSON document at the end, and no text before")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="print one JSON document at the end, and no text before")
+    ] = False,
 ) -> None:
     """Continue a prompt."""
     check_device(device)
@@ -78,7 +84,9 @@ def open_model(ref: str, device: str, dtype: torch.dtype, *, registry: Registry)
         model = from_pretrained(path, device=device, dtype=dtype, registry=registry)
         return model, load_tokenizer(str(path), registry=registry)
     config = load_config(ref, registry=registry)
-    note(f"blockzoo: warning: {config.name} is a config without weights; they are drawn at random, so the text will be noise")
+    note(
+        f"blockzoo: warning: {config.name} is a config without weights; they are drawn at random, so the text will be noise"
+    )
     tokenizer = load_tokenizer(tokenizer_name(config, registry=registry), registry=registry)
     return models.build(config, registry=registry, device=device, dtype=dtype), tokenizer
 

@@ -2,11 +2,15 @@
 
 It is looser than loading where a file may be only differences to another: no key is required in a block, for
 ``extends`` or ``use`` may bring it. Unknown keys are refused at every depth, as loading refuses them.
+
+Alternatives are told apart by ``if`` and ``then``, on a mapping's ``type`` or on its keys, seldom by ``anyOf``: a
+validator then complains about the one key that is wrong, and not that none of twenty blocks fits.
 """
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 from pydantic import BaseModel
 from pydantic.errors import PydanticInvalidForJsonSchema
@@ -33,9 +37,7 @@ _SLOT_HELP = {
 def json_schema(registry: Registry) -> Schema:
     """The schema of a config file."""
     definitions: dict[str, Schema] = {}
-    for kind in KINDS:
-        definitions |= _kind(kind, registry, definitions)
-    definitions["any_block"] = _any_of(*(_ref(f"{kind}_block") for kind in KINDS))
+    definitions |= _kinds(registry, definitions)
     sections = ("embedding", "head", "init", "layers")  # written below: they refer to blocks
     whole = ModelConfig.model_json_schema()["properties"]
     properties: Schema = {key: _loose(value) for key, value in whole.items() if key not in sections}
@@ -50,7 +52,7 @@ def json_schema(registry: Registry) -> Schema:
     properties["blocks"] = {
         "type": "object",
         "description": "blocks by names of your own; slots, 'use' and patterns name them",
-        "additionalProperties": _any_of(_ref("any_block"), {"type": ["string", "null"]}),
+        "additionalProperties": _word_or(_ref("any_block")),
     }
     properties["extends"] = {
         "type": "string",
@@ -61,7 +63,8 @@ def json_schema(registry: Registry) -> Schema:
         "$schema": _DIALECT,
         "title": "blockzoo model",
         **_object(properties),
-        "anyOf": [{"required": ["extends"]}, {"required": list(REQUIRED)}],
+        "if": {"required": ["extends"]},
+        "else": {"required": list(REQUIRED)},
         "$defs": definitions,
     }
 
@@ -69,33 +72,84 @@ def json_schema(registry: Registry) -> Schema:
 # --- blocks -----------------------------------------------------------------------------------------------------
 
 
-def _kind(kind: str, registry: Registry, definitions: dict[str, Schema]) -> dict[str, Schema]:
-    """Definitions for one kind: each block, any block of it, and what may stand in a slot for it."""
-    blocks: dict[str, Schema] = {}
-    fields: dict[str, Schema] = {}
+def _kinds(registry: Registry, definitions: dict[str, Schema]) -> dict[str, Schema]:
+    """Definitions of every block, and for each kind of what may stand in a slot for it."""
+    found: dict[str, Schema] = {}
+    everything: list[Block] = []
+    for kind in KINDS:
+        blocks = list(_blocks(kind, registry, definitions))
+        if all("none" not in block.words for block in blocks):
+            blocks.append(Block(f"{kind}/none", ("none",), _object({"type": {"const": "none"}}, required=["type"])))
+        found |= {block.definition: block.schema for block in blocks}
+        count = {"type": "integer", "minimum": 1, "maximum": MAX_LAYERS, "description": "how many layers in a row"}
+        run = {"count": count, "type": {"type": "string"}, **_differences(blocks)["properties"]}
+        found[f"{kind}_block"] = _block(blocks)
+        found[kind] = _word_or(_ref(f"{kind}_block"), sorted(word for block in blocks for word in block.words))
+        found[f"{kind}_run"] = _word_or(_object(run))
+        everything += blocks
+    return {**found, "any_block": _block(everything)}
+
+
+class Block(NamedTuple):
+    """One block: the name of its definition, the words that ``type`` may be for it, and its schema."""
+
+    definition: str
+    words: tuple[str, ...]
+    schema: Schema
+
+
+def _blocks(kind: str, registry: Registry, definitions: dict[str, Schema]) -> Iterator[Block]:
     for component in registry.components():
         if component.kind != kind:
             continue
         cls: type[BlockConfig] = registry.block(kind, component.canonical)
-        names = [component.canonical]
-        if component.name in registry.names(kind):
-            names.insert(0, component.name)
+        bare = [component.name] if component.name in registry.names(kind) else []
+        words = (*bare, component.canonical)
         properties = _model(cls, definitions, component.canonical)
-        title = {"enum": names, "description": _first_line(cls)}
-        blocks[f"{kind}/{component.canonical}"] = _object({"type": title, **properties}, required=["type"])
-        fields |= {key: {} for key in properties}
-    use = {"use": {"type": "string", "description": "a block of 'blocks' that this one differs from"}}
-    differences = _object({**use, **fields})
-    typed = [_ref(name) for name in blocks]
-    none = [_object({"type": {"const": "none"}}, required=["type"])]
-    run_count = {"type": "integer", "minimum": 1, "maximum": MAX_LAYERS, "description": "how many layers in a row"}
+        title = {"enum": list(words), "description": _first_line(cls)}
+        yield Block(f"{kind}/{component.canonical}", words, _object({"type": title, **properties}, required=["type"]))
+
+
+def _block(blocks: Sequence[Block]) -> Schema:
+    """A mapping that is one of these: chosen by ``type``, or differences to another where it has none."""
+    cases: dict[str, list[Schema]] = {}
+    for block in blocks:
+        for word in block.words:
+            cases.setdefault(word, []).append(_ref(block.definition))
+    return _by_type(cases, otherwise=_differences(blocks))
+
+
+def _by_type(cases: Mapping[str, Sequence[Schema]], otherwise: Schema) -> Schema:
+    """The schemas that a mapping may have, by the word of its ``type``; ``otherwise`` where it has no such key."""
+    branches = [
+        {
+            "if": {"properties": {"type": {"const": word}}},
+            "then": schemas[0] if len(schemas) == 1 else _any_of(*schemas),
+        }
+        for word, schemas in cases.items()
+    ]
+    then = {"properties": {"type": {"enum": list(cases)}}, "allOf": branches}
+    return {"type": "object", "if": {"required": ["type"]}, "then": then, "else": otherwise}
+
+
+def _differences(blocks: Sequence[Block]) -> Schema:
+    """Any keys of these blocks, null to delete one."""
+    fields: dict[str, list[Schema]] = {}
+    for block in blocks:
+        for key, schema in block.schema["properties"].items():
+            if key != "type" and schema not in fields.setdefault(key, []):
+                fields[key].append(schema)
+    use = {"type": "string", "description": "a block of 'blocks' that this one differs from"}
+    return _object({"use": use, **{key: _any_of(*known, {"type": "null"}) for key, known in fields.items()}})
+
+
+def _word_or(schema: Schema, words: Sequence[str] = ()) -> Schema:
+    """A mapping, or a word: one of your own or, for an editor to offer, one of these; null deletes."""
+    word: Schema = {"type": ["string", "null"]}
     return {
-        **blocks,
-        f"{kind}_block": _any_of(*typed, *none, differences),
-        kind: _any_of({"type": ["string", "null"]}, _ref(f"{kind}_block")),
-        f"{kind}_run": _any_of(
-            {"type": "string"}, _object({"count": run_count, "type": {"type": "string"}, **use, **fields})
-        ),
+        "if": {"type": "object"},
+        "then": schema,
+        "else": _any_of({"enum": list(words)}, word) if words else word,
     }
 
 
@@ -110,7 +164,7 @@ def _model(cls: type[BaseModel], definitions: dict[str, Schema], name: str) -> S
     properties: Schema = schema.get("properties", {})
     for key, base in nested_kinds(cls).items():  # type: ignore[arg-type]  # sections refer to blocks the same way
         described = {k: v for k, v in properties.get(key, {}).items() if k == "description"}
-        slot = _any_of({"type": "string"}, {"type": "null"}, _ref(f"{base.kind}_block"))
+        slot = _ref(base.kind)
         many = {"type": "array", "items": slot}
         lists = properties.get(key, {}).get("type") == "array"
         properties[key] = {**described, **(many if lists else slot)}
@@ -132,11 +186,15 @@ def _adopt(name: str, inner: dict[str, Schema], properties: Schema, definitions:
 
 
 def _loose(schema: Any) -> Any:
-    """Without ``required``, titles and discriminators: a file may hold only differences."""
+    """Without ``required`` and titles: a file may hold only differences."""
     if isinstance(schema, list):
         return [_loose(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
+    if schema.get("discriminator", {}).get("propertyName") == "type":
+        cases = {word: [{"$ref": place}] for word, place in schema["discriminator"]["mapping"].items()}
+        said = {key: schema[key] for key in ("description", "default") if key in schema}
+        return said | _by_type(cases, otherwise=_any_of(*schema["oneOf"]))
     found = {}
     for key, value in schema.items():
         if key in ("required", "discriminator") or (key == "title" and isinstance(value, str)):
@@ -178,15 +236,16 @@ def _pattern(slot: str) -> Schema:
         "minItems": 1,
         "items": _ref(f"{slot}_run"),
     }
-    return {
-        "description": _SLOT_HELP[slot],
-        "anyOf": [
-            _ref(slot),
-            _object({"cycle": cycle, "partial": partial}, required=["cycle"]),
-            _object({"runs": runs}, required=["runs"]),
-            _object({"list": {"description": "one for each layer", **many}}, required=["list"]),
-        ],
+    described = {"description": "one for each layer", **many}
+    forms = {
+        "cycle": _object({"cycle": cycle, "partial": partial}),
+        "runs": _object({"runs": runs}),
+        "list": _object({"list": described}),
     }
+    schema = _ref(slot)
+    for key, form in forms.items():
+        schema = {"if": {"type": "object", "required": [key]}, "then": form, "else": schema}
+    return {"description": _SLOT_HELP[slot], **schema}
 
 
 def _object(properties: Schema, required: list[str] | None = None, description: str = "") -> Schema:

@@ -26,7 +26,9 @@ class ArmConfig(Section):
 class EqualConfig(Section):
     """YAML: ``equal: {axis: non_embedding, tolerance: 0.01}``. What must be the same in all arms, checked before any runs."""
 
-    axis: Axis = Field("non_embedding", description="what is held equal; FLOPs and KV bytes at the experiment's context")
+    axis: Axis = Field(
+        "non_embedding", description="what is held equal; FLOPs and KV bytes at the experiment's context"
+    )
     tolerance: PositiveFloat = Field(0.01, description="greatest over smallest, less one")
 
 
@@ -46,7 +48,9 @@ class ExperimentConfig(Section):
 
     name: str = Field(min_length=1, description="what reports call it")
     description: str = Field("", description="printed above the table")
-    demonstration: bool = Field(False, description="too short to decide anything, and said so wherever figures are shown")
+    demonstration: bool = Field(
+        False, description="too short to decide anything, and said so wherever figures are shown"
+    )
     base: str | dict[str, Any] | None = Field(None, description="the model of arms that name none")
     arms: dict[str, ArmConfig] = Field(min_length=1, description="name -> model")
     equal: EqualConfig | None = Field(None, description="what must be the same in all arms; null: nothing is checked")
@@ -56,7 +60,9 @@ class ExperimentConfig(Section):
     seeds: tuple[NonNegativeInt, ...] = Field(
         (), description="run every arm once with each, for init, data and dropout alike; default: train.seeds, once"
     )
-    context: PositiveInt | None = Field(None, description="tokens that FLOPs and KV bytes are given at; default: train.block")
+    context: PositiveInt | None = Field(
+        None, description="tokens that FLOPs and KV bytes are given at; default: train.block"
+    )
     sample: SampleConfig = SampleConfig()
 
     @field_validator("arms")

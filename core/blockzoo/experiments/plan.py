@@ -59,7 +59,9 @@ def make_plans(experiment: ExperimentConfig, folder: Path, out: Path, *, registr
         try:
             models[name] = _model(experiment, name, arm, folder, registry)
         except ConfigError as error:
-            problems += [Problem(f"arm '{name}': {p.place}" if p.place else f"arm '{name}'", p.message) for p in error.problems]
+            problems += [
+                Problem(f"arm '{name}': {p.place}" if p.place else f"arm '{name}'", p.message) for p in error.problems
+            ]
         except BlockzooError as error:
             problems.append(Problem(f"arm '{name}'", str(error)))
     if problems:

@@ -25,9 +25,7 @@ def make_run(plan: ArmPlan, *, registry: Registry) -> Run:
     return Run(plan.model, plan.train, data, plan.out, registry, plan.tokenizer)
 
 
-def run_arm(
-    plan: ArmPlan, *, registry: Registry, reporter: Reporter | None = None, restart: bool = False
-) -> RunFolder:
+def run_arm(plan: ArmPlan, *, registry: Registry, reporter: Reporter | None = None, restart: bool = False) -> RunFolder:
     """Execute a plan; what is done already is not done again. Raises what ``Run.execute`` raises."""
     folder = make_run(plan, registry=registry).execute(reporter, restart=restart)
     wanted = plan.sample.model_dump(mode="json")

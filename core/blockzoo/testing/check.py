@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,11 +14,11 @@ import torch
 from torch import Tensor
 
 
-class CheckFailed(AssertionError):
+class CheckFailed(AssertionError):  # noqa: N818
     """What is wrong and what to do about it, in one line."""
 
 
-class CheckSkipped(Exception):  # noqa: N818 -- it is no error
+class CheckSkipped(Exception):  # noqa: N818
     """Why a check does not apply: a capability that the thing declares, or lacks."""
 
 
@@ -95,11 +96,8 @@ def one_line(error: BaseException) -> str:
     """An exception in one line, with the innermost place outside torch."""
     text = f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
     text = text if len(text) <= 300 else f"{text[:300]}..."
-    outside = [
-        frame
-        for frame in extract_tb(error.__traceback__)
-        if f"{Path(torch.__file__).parent}" not in frame.filename and Path(__file__).parent.as_posix() not in frame.filename
-    ]
+    ours = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+    outside = [frame for frame in extract_tb(error.__traceback__) if not frame.filename.startswith(ours)]
     return f"{text} ({outside[-1].filename}:{outside[-1].lineno})" if outside else text
 
 
@@ -112,8 +110,17 @@ def need(condition: object, message: str) -> None:
         raise CheckFailed(message)
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without warnings: compilers warn about their own insides."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def error_of(found: Tensor, expected: Tensor) -> float:
     """Greatest difference over greatest value; infinite where shapes differ or something is not finite."""
+    found, expected = found.detach(), expected.detach()
     if found.shape != expected.shape or not bool(found.isfinite().all()):
         return float("inf")
     if expected.numel() == 0:

@@ -114,8 +114,7 @@ def subjects_of(component: Component, config: type[BlockConfig], registry: Regis
     """The samples of a block that fit DIMS, with every form of position where it is a mixer."""
     samples = list(config.samples())
     need(samples, "samples() gives none: return at least one instance")
-    found = [subject for sample in samples for subject in _subjects(component.name, sample, registry)]
-    return found
+    return [subject for sample in samples for subject in _subjects(component.name, sample, registry)]
 
 
 def _subjects(name: str, config: BlockConfig, registry: Registry) -> Iterator[BlockSubject]:
@@ -132,6 +131,7 @@ def _subjects(name: str, config: BlockConfig, registry: Registry) -> Iterator[Bl
     elif isinstance(config, AdditivePositionConfig):
         yield _subject(label, config, registry, lambda: config.build(DIMS), lambda c: config.cost(DIMS), _added)
     elif isinstance(config, AttentionPositionConfig):
+
         def make() -> nn.Module:
             return config.build(HEAD_DIM, HEADS)
 

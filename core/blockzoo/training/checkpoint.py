@@ -34,7 +34,9 @@ class Checkpoints:
         found = sorted(self.folder.glob("step-*"))
         return found[-1] if found else None
 
-    def save(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, names: dict[nn.Parameter, str]) -> None:
+    def save(
+        self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, names: dict[nn.Parameter, str]
+    ) -> None:
         """Write the checkpoint of ``step``. Raises CheckpointError (a full disk); the one before is then intact."""
         target = self.folder / f"step-{step:08d}"
         if target.exists():
@@ -63,13 +65,17 @@ class Checkpoints:
             weights = load_file(source / "model.safetensors")
             moments = load_file(source / "optimizer.safetensors")
             if about["format"] != FORMAT:
-                raise CheckpointError(f"{source}: format {about['format']}, this version reads {FORMAT}; start again (--restart)")
+                raise CheckpointError(
+                    f"{source}: format {about['format']}, this version reads {FORMAT}; start again (--restart)"
+                )
             model.load_state_dict(weights)
             restore_optimizer(optimizer, names, moments)
         except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
             if isinstance(error, CheckpointError):
                 raise
-            raise CheckpointError(f"{source}: damaged checkpoint ({error}); delete it or start again (--restart)") from error
+            raise CheckpointError(
+                f"{source}: damaged checkpoint ({error}); delete it or start again (--restart)"
+            ) from error
         return int(about["step"])
 
 

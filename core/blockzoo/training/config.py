@@ -72,7 +72,9 @@ class TrainConfig(Section):
     """YAML: ``train:``. A budget is ``steps`` or ``tokens``, never seconds: it is the same on every machine."""
 
     steps: PositiveInt | None = Field(None, description="optimizer steps; give this or tokens")
-    tokens: PositiveInt | None = Field(None, description="tokens trained on, rounded up to whole steps; give this or steps")
+    tokens: PositiveInt | None = Field(
+        None, description="tokens trained on, rounded up to whole steps; give this or steps"
+    )
     batch_size: PositiveInt = Field(12, description="sequences in one forward pass")
     block: PositiveInt = Field(256, description="tokens in a sequence")
     accumulation: PositiveInt = Field(1, description="forward passes summed up in one step")
@@ -84,7 +86,9 @@ class TrainConfig(Section):
     schedule: ScheduleConfig = ScheduleConfig()
     eval: EvalConfig = EvalConfig()
     seeds: SeedsConfig = SeedsConfig()
-    checkpoint_every: PositiveInt | None = Field(None, description="steps between checkpoints; null: the last step only")
+    checkpoint_every: PositiveInt | None = Field(
+        None, description="steps between checkpoints; null: the last step only"
+    )
     log_every: PositiveInt = Field(10, description="steps between writes of metrics; each step has its line")
 
     @model_validator(mode="after")
@@ -110,6 +114,8 @@ class TrainConfig(Section):
 class DataConfig(Section):
     """YAML: ``data: {path: corpus.txt}``. By default the Python standard library's own text, which every machine has."""
 
-    path: Path | None = Field(None, description="a text file or a folder of them; null: the Python standard library's text")
+    path: Path | None = Field(
+        None, description="a text file or a folder of them; null: the Python standard library's text"
+    )
     held_out: float = Field(0.05, gt=0, lt=1, description="fraction of the text that is kept for evaluation")
     max_bytes: PositiveInt | None = Field(None, description="read only this much text, in the manifest's order")

@@ -137,9 +137,9 @@ def run_loop(
         begin = time.perf_counter()
         while training.step < total:
             pending.append(training.advance())
-            step = training.step
+            step, stops = training.step, interrupt.requested  # read once: a signal during what follows waits for a step
             evaluates = step == total or _due(config.eval.every, step)
-            saves = step == total or _due(config.checkpoint_every, step) or interrupt.requested
+            saves = step == total or _due(config.checkpoint_every, step) or stops
             loss = None
             if evaluates or saves or step % config.log_every == 0:
                 loss = _write_metrics(metrics, pending, step, config.tokens_per_step, begin)
@@ -150,8 +150,10 @@ def run_loop(
                 reporter.evaluated(bits)
             if saves:
                 training.save(checkpoints)
-            if interrupt.requested and step < total:
-                raise Interrupted(f"stopped after step {step} of {total}; it is saved, the same command goes on from there")
+            if stops and step < total:
+                raise Interrupted(
+                    f"stopped after step {step} of {total}; it is saved, the same command goes on from there"
+                )
             if loss is not None:
                 begin = time.perf_counter()  # neither evaluation nor saving counts as training time
     return training.bits_per_byte() if bits is None else bits
@@ -202,7 +204,8 @@ def _write_metrics(
     seconds = (time.perf_counter() - begin) / len(values)
     first = last - len(values) + 1
     lines = [
-        {"step": first + i, "tokens": (first + i) * tokens_per_step, **line, "seconds": seconds} for i, line in enumerate(values)
+        {"step": first + i, "tokens": (first + i) * tokens_per_step, **line, "seconds": seconds}
+        for i, line in enumerate(values)
     ]
     for line in lines:
         if not math.isfinite(line["loss"]):
@@ -228,5 +231,3 @@ def _rng_apart(device: torch.device) -> Iterator[None]:
     """The caller's random numbers are not disturbed by the seeds of the steps."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         yield
-
-

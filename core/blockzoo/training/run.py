@@ -170,7 +170,9 @@ class Run:
                 with contextlib.suppress(CheckpointError):  # a full disk must not hide what went wrong
                     folder.set_status("failed", f"{type(error).__name__}: {error}")
                 if isinstance(error, torch.OutOfMemoryError):
-                    raise RunError(f"out of memory on {self.train.device}: lower train.batch_size, raise accumulation") from error
+                    raise RunError(
+                        f"out of memory on {self.train.device}: lower train.batch_size, raise accumulation"
+                    ) from error
                 raise
         return folder
 
@@ -182,7 +184,9 @@ class Run:
         training = Training(model, train, self.data)
         training.restore(folder.checkpoints)
         folder.metrics.truncate(training.step)
-        reporter.start(self.model.name, train.total_steps * train.tokens_per_step, training.step * train.tokens_per_step)
+        reporter.start(
+            self.model.name, train.total_steps * train.tokens_per_step, training.step * train.tokens_per_step
+        )
         try:
             with Interrupt() as interrupt:
                 bits = run_loop(training, folder.metrics, folder.checkpoints, reporter, interrupt)
@@ -237,5 +241,3 @@ def check_device(name: str) -> None:
 def open_run(path: Path) -> RunFolder | None:
     """The run folder at a path, None where there is none."""
     return RunFolder(path) if (path / "run.json").is_file() else None
-
-

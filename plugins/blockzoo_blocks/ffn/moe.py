@@ -26,7 +26,7 @@ from blockzoo_blocks.ffn.mlp import MLPConfig
 
 
 class RouterConfig(BaseModel):
-    """Mixture of experts.
+    """How experts are chosen and weighed.
 
     YAML: ``router: {weights: all_renormalized}``.
     """
@@ -45,6 +45,20 @@ class RouterConfig(BaseModel):
     selection_bias: bool = Field(
         False, description="a buffer added to the scores for choosing, not for weighing (DeepSeek-V3)"
     )
+    groups: PositiveInt = Field(1, description="experts are in this many equal groups (DeepSeek-V3: 8)")
+    top_groups: PositiveInt = Field(1, description="groups that a token may choose experts from (DeepSeek-V3: 4)")
+
+    def problems(self, n_experts: int, top_k: int) -> Iterator[tuple[str, str]]:
+        """(field, message) pairs for what is wrong between fields."""
+        if self.score == "sigmoid" and self.weights == "chosen":
+            yield "weights", "sigmoid scores do not depend on which experts are chosen: use all or all_renormalized"
+        if self.groups > 1 and self.weights == "chosen":
+            yield "groups", "groups are for weights all and all_renormalized"
+        size, rest = divmod(n_experts, self.groups)
+        if self.groups > 1 and (rest or size < 2):
+            yield "groups", f"{n_experts} experts are not {self.groups} equal groups of two or more"
+        elif self.groups > 1 and (self.top_groups > self.groups or self.top_groups * size < top_k):
+            yield "top_groups", f"{self.top_groups} of {self.groups} groups of {size} experts can't give top_k {top_k}"
 
 
 class MoEConfig(FFNConfig):
@@ -80,6 +94,7 @@ class MoEConfig(FFNConfig):
                 "router.weights",
                 "sigmoid scores do not depend on which experts are chosen: use all or all_renormalized",
             )
+        yield from ((f"router.{field}", message) for field, message in self.router.problems(self.n_experts, self.top_k))
         yield from ((f"expert.{field}", message) for field, message in self.expert.check(dims))
         if self.shared is not None:
             yield from ((f"shared.{field}", message) for field, message in self.shared.check(dims))
@@ -127,11 +142,23 @@ class Router(nn.Linear):
         wide = logits.to(_wide(x))
         scores = wide.softmax(dim=-1) if self.recipe.score == "softmax" else wide.sigmoid()
         ranked = scores + self.selection_bias if self.recipe.selection_bias else scores
+        if self.recipe.groups > 1:
+            ranked = self.in_best_groups(ranked)
         chosen = ranked.topk(self.top_k, dim=-1).indices
         weights = scores.gather(-1, chosen)
         if self.recipe.weights == "all_renormalized":
             weights = weights / weights.sum(dim=-1, keepdim=True)
         return chosen, weights * self.recipe.scale, scores
+
+    def in_best_groups(self, ranked: Tensor) -> Tensor:
+        """ranked (N, E) with -inf outside the best groups: by their best two experts where a selection bias is added
+        (DeepSeek-V3, arXiv:2412.19437), else by their best one (DeepSeek-V2, arXiv:2405.04434).
+        """
+        groups = ranked.unflatten(-1, (self.recipe.groups, -1))  # (N, groups, E / groups)
+        worth = groups.topk(2 if self.recipe.selection_bias else 1, dim=-1).values.sum(dim=-1)
+        best = worth.topk(self.recipe.top_groups, dim=-1).indices
+        chosen = torch.zeros_like(worth, dtype=torch.bool).scatter(-1, best, True)
+        return groups.masked_fill(~chosen[..., None], float("-inf")).flatten(-2)
 
 
 class MoE(nn.Module):

@@ -4,7 +4,10 @@ Scaled dot-product attention (Vaswani et al. 2017, arXiv:1706.03762) with groupe
 arXiv:2305.13245), sliding windows (Beltagy et al. 2020, arXiv:2004.05150) and learned sinks: one logit a head that
 takes part in the softmax and brings no value (gpt-oss; Xiao et al. 2023, arXiv:2309.17453).
 
-Axes: B batch, T queries, S keys, H query heads, Hk key heads (H a multiple), Dh head_dim.
+A slot's static facts, for ``supports``: n_heads, n_kv_heads and head_dim always; window, softcap (numbers or None),
+sinks, bias (bools) and dropout (a rate) where a mixer has them, absent meaning none.
+
+Axes: B batch, T queries, S keys, H query heads, Hk key heads (H a multiple), Dh head_dim, Dv width of values.
 """
 
 from __future__ import annotations
@@ -42,7 +45,7 @@ def attention_reference(
     bias: Tensor | None = None,
     dropout: float = 0.0,
 ) -> Tensor:
-    """q (B, H, T, Dh), k and v (B, Hk, S, Dh) -> (B, H, T, Dh). A query that sees nothing gives zeros.
+    """q (B, H, T, Dh), k (B, Hk, S, Dh), v (B, Hk, S, Dv) -> (B, H, T, Dv). A query that sees nothing gives zeros.
 
     ``softcap`` c turns scores into c * tanh(scores / c); ``bias`` (B, H, T, S) is added to the scaled scores;
     ``sinks`` (H,).
@@ -74,7 +77,15 @@ def examples(dtype: torch.dtype, device: torch.device) -> Iterator[Example]:
         return torch.randn(shape, generator=generator).to(device, dtype)
 
     def case(
-        name: str, t: int, s: int, h: int = 4, hk: int = 4, dh: int = 16, padded: bool = False, **options: object
+        name: str,
+        t: int,
+        s: int,
+        h: int = 4,
+        hk: int = 4,
+        dh: int = 16,
+        dv: int = 16,
+        padded: bool = False,
+        **options: object,
     ) -> Example:
         positions = torch.arange(s - t, s, device=device).expand(2, t)
         key_positions = torch.arange(s, device=device).expand(2, s)
@@ -88,7 +99,7 @@ def examples(dtype: torch.dtype, device: torch.device) -> Iterator[Example]:
         brings = {part: part in options for part in ("sinks", "bias")}
         return Example(
             name,
-            (draw(2, h, t, dh), draw(2, hk, s, dh), draw(2, hk, s, dh), positions, keys),
+            (draw(2, h, t, dh), draw(2, hk, s, dh), draw(2, hk, s, dv), positions, keys),
             {"scale": dh**-0.5, **options},
             static={"n_heads": h, "n_kv_heads": hk, "head_dim": dh, "dropout": 0.0, **said, **brings},
             phases=("decode",) if t == 1 and s > 1 else ("train", "prefill"),
@@ -111,6 +122,9 @@ def examples(dtype: torch.dtype, device: torch.device) -> Iterator[Example]:
     yield case("padding, window, sinks", 24, 24, padded=True, window=5, sinks=draw(4))
     yield case("padded cache", 1, 20, padded=True)
     yield case("softcap", 15, 15, softcap=3.0)
+    yield case("values wider than keys, sinks", 19, 19, hk=2, dv=24, sinks=draw(4))
+    yield case("values narrower than keys", 1, 19, hk=2, dv=8)
+    yield case("many keys", 3, 1100, h=2, hk=1, window=1050, sinks=draw(2))
     yield case("bias", 15, 15, bias=draw(2, 4, 15, 15).float())
 
 

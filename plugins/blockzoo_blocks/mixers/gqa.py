@@ -87,6 +87,10 @@ class GQAConfig(MixerConfig):
     def reach(self) -> int | None:
         return self.window
 
+    @property
+    def shift_invariant(self) -> bool:
+        return self.qk_norm is None or self.qk_norm_placement == "before"  # gains after the rotation tell where it was
+
     def kv_heads(self) -> int:
         return self.n_heads if self.n_kv_heads is None else self.n_kv_heads
 

@@ -99,6 +99,26 @@ def test_sigmoid_router_chooses_by_bias_and_weighs_without_it() -> None:
     assert torch.allclose(weights, 2.5 * scores / scores.sum(-1, keepdim=True))
 
 
+@pytest.mark.parametrize("biased", [True, False])
+@torch.no_grad()
+def test_groups_limit_the_choice_as_in_deepseek_v3(biased: bool) -> None:
+    router = RouterConfig(score="sigmoid", selection_bias=biased, groups=4, top_groups=2, scale=2.5)
+    moe = filled(MoEConfig(n_experts=16, top_k=4, expert=GLUConfig(d_ff=12), router=router).build(DIMS))
+    if biased:
+        moe.router.selection_bias.copy_(torch.linspace(-1, 1, 16))
+    x = torch.randn(50, 8, generator=torch.Generator().manual_seed(1))
+    chosen, weights, scores = moe.router(x)
+    ranked = scores + torch.linspace(-1, 1, 16) if biased else scores
+    for row in range(50):
+        worth = [float(group.topk(2 if biased else 1).values.sum()) for group in ranked[row].split(4)]
+        allowed = sorted(range(4), key=lambda group: -worth[group])[:2]
+        experts = [e for e in range(16) if e // 4 in allowed]
+        expected = sorted(experts, key=lambda e: -float(ranked[row, e]))[:4]
+        assert chosen[row].tolist() == expected
+    picked = scores.gather(1, chosen)
+    assert torch.allclose(weights, 2.5 * picked / picked.sum(-1, keepdim=True))
+
+
 def test_balance_loss_is_one_when_even_and_greater_when_not() -> None:
     moe = MoEConfig(n_experts=4, top_k=1, expert=GLUConfig(d_ff=12), balance_loss=1.0).build(DIMS)
     even = moe.aux(torch.tensor([2, 2, 2, 2]), torch.full((8, 4), 0.25))
@@ -125,4 +145,8 @@ def test_wrong_between_fields() -> None:
     assert "top_k 5 is more than n_experts 4" in problems(MoEConfig(n_experts=4, top_k=5, expert=expert))["top_k"]
     nested = MoEConfig(n_experts=2, top_k=1, expert=expert)
     assert "can't be stacked" in problems(MoEConfig(n_experts=2, top_k=1, expert=nested))["expert"]
+    uneven = MoEConfig(n_experts=6, top_k=2, expert=expert, router=RouterConfig(groups=4))
+    assert "6 experts are not 4 equal groups" in problems(uneven)["router.groups"]
+    few = MoEConfig(n_experts=8, top_k=4, expert=expert, router=RouterConfig(groups=4, top_groups=1))
+    assert "can't give top_k 4" in problems(few)["router.top_groups"]
     assert "only silu" in problems(GLUConfig(d_ff=4, activation="relu", activation_scale=2.0))["activation_scale"]

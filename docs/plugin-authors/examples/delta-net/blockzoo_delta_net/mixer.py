@@ -1,4 +1,4 @@
-"""Gated delta net: Yang et al. 2024, arXiv:2412.06464. Used by Qwen3-Next and Kimi Linear, three layers to one of attention.
+"""Gated delta net: Yang et al. 2024, arXiv:2412.06464. Used by Qwen3-Next, three layers to one of attention.
 
 A memory of fixed size in place of a cache of keys and values, so a decoded token costs the same at any context.
 Reference: transformers' Qwen3NextGatedDeltaNet. The surprising thing: queries, keys and values pass a short causal
@@ -52,7 +52,8 @@ def draw_steps(tensor: Tensor, generator: torch.Generator) -> None:
 class GatedDeltaNetConfig(MixerConfig):
     """Gated delta net: a recurrent memory with a short convolution.
 
-    YAML: ``mixer: {type: gated_delta_net, n_heads: 32, n_key_heads: 16, key_dim: 128, value_dim: 128, norm: rms_norm}``.
+    YAML: ``mixer: {type: gated_delta_net, n_heads: 32, n_key_heads: 16, key_dim: 128, value_dim: 128, norm:
+    rms_norm}``.
     """
 
     n_heads: PositiveInt = Field(description="value heads, each with a memory of its own", le=2**16)
@@ -125,7 +126,7 @@ class DeltaState:
 
 
 class GatedDeltaNet(nn.Module):
-    """(x (B, T, D), step, state) -> (B, T, D). Sees tokens in their order, not positions; padding leaves the state alone."""
+    """(x (B, T, D), step, state) -> (B, T, D). Sees the order of tokens, no positions; padding changes nothing."""
 
     def __init__(self, recipe: GatedDeltaNetConfig, d_model: int) -> None:
         super().__init__()

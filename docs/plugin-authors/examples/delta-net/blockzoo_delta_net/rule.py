@@ -44,7 +44,7 @@ def chunked(
         left = (faded[..., :, None] - faded[..., None, :]).tril().exp().tril()  # (B, H, C, C)
         since_start = faded.exp()[..., None]
         k_beta = k_c * beta_c[..., None]
-        others = ((k_beta @ k_c.mT) * left).tril(-1)  # how far each correction depends on the earlier ones
+        others = (k_beta @ k_c.mT) * left  # below the diagonal: how far a correction depends on the earlier ones
         wanted = v_c * beta_c[..., None] - (k_beta * since_start) @ memory
         correction = torch.linalg.solve_triangular(others, wanted, upper=False, unitriangular=True)  # (B, H, C, Dv)
         outputs.append((q_c * since_start) @ memory + ((q_c @ k_c.mT) * left) @ correction)

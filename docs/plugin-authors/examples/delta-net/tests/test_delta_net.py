@@ -6,6 +6,8 @@ from itertools import pairwise
 
 import pytest
 import torch
+from blockzoo_delta_net.mixer import GatedDeltaNet, GatedDeltaNetConfig
+from blockzoo_delta_net.rule import chunked, recurrent
 from torch import Tensor, nn
 
 import blockzoo
@@ -15,8 +17,6 @@ from blockzoo.step import Step
 from blockzoo.testing import conformance
 from blockzoo_blocks.norms.rms_norm import RMSNormConfig
 from blockzoo_blocks.positions.none import NoPositionConfig
-from blockzoo_delta_net.mixer import GatedDeltaNet, GatedDeltaNetConfig
-from blockzoo_delta_net.rule import chunked, recurrent
 
 qwen3_next = pytest.importorskip(
     "transformers.models.qwen3_next.modeling_qwen3_next", reason="the independent implementation (the test extra)"

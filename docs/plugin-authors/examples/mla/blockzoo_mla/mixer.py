@@ -1,11 +1,12 @@
 """Multi-head latent attention: DeepSeek-V2, arXiv:2405.04434. Used by DeepSeek-V2 and V3 and Kimi K2.
 
-Keys and values of all heads are linear in one narrow latent a token; it is all that the cache holds, beside one rotated
-key that the heads share. Reference: transformers' DeepseekV3Attention. The surprising thing: one decoded token never
-expands the latents. The matrix that would make keys of them is applied to the query instead, and the one for values to
-the output, so that decoding is multi-query attention over the latents themselves (section 2.1.2 of the paper).
+Keys and values of all heads are linear in one narrow latent a token; it is all that the cache holds, beside one
+rotated key that the heads share. Reference: transformers' DeepseekV3Attention. The surprising thing: one decoded token
+never expands the latents. The matrix that would make keys of them is applied to the query instead, and the one for
+values to the output, so that decoding is multi-query attention over the latents themselves (section 2.1.2).
 
-Axes: B batch, T tokens, S stored, H heads, R latent width, N unrotated width, P rotated width, V value width, D d_model.
+Axes: B batch, T tokens, S stored, D d_model, H heads, R latent width; widths of a head: N not rotated, P rotated,
+V values.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class MLAConfig(MixerConfig):
     q_rank: PositiveInt | None = Field(None, description="width of the queries' latent; default: queries have none")
     kv_rank: PositiveInt = Field(description="width of the latent that keys and values share", le=2**16)
     nope_dim: PositiveInt = Field(description="features of a head that are not rotated", le=2**16)
-    rope_dim: PositiveInt = Field(description="features of a head that are; the keys' are shared by all heads", le=2**16)
+    rope_dim: PositiveInt = Field(description="rotated features of a head; all heads share the key's", le=2**16)
     v_dim: PositiveInt = Field(description="width of a head's values", le=2**16)
     norm: NormConfig = Field(description="the norm on the latents")
     scale: PositiveFloat | None = Field(
@@ -76,7 +77,7 @@ class MLAConfig(MixerConfig):
         recipe = self.explicit(dims)
         assert recipe.scale is not None
         compressed = self.q_rank is not None
-        q_width = self.q_rank if compressed else dims.d_model
+        q_width = dims.d_model if self.q_rank is None else self.q_rank
         return MultiHeadLatentAttention(
             q_down=nn.Linear(dims.d_model, q_width, bias=False) if compressed else nn.Identity(),
             q_norm=self.norm.build(q_width) if compressed else nn.Identity(),
@@ -91,12 +92,12 @@ class MLAConfig(MixerConfig):
         )
 
     def cost(self, dims: Dims, position: AttentionPositionConfig, context: int) -> Cost:
-        heads, q_width = self.n_heads, dims.d_model
+        heads = self.n_heads
+        q_width = dims.d_model if self.q_rank is None else self.q_rank
         cost = position.cost(self.rope_dim, heads).under("position")
         if self.q_rank is not None:
             cost += linear_cost(dims.d_model, self.q_rank, bias=False).under("q_down")
             cost += self.norm.cost(self.q_rank).under("q_norm")
-            q_width = self.q_rank
         cost += linear_cost(q_width, heads * (self.nope_dim + self.rope_dim), bias=False).under("q_up")
         cost += linear_cost(dims.d_model, self.kv_rank + self.rope_dim, bias=False).under("kv_down")
         cost += self.norm.cost(self.kv_rank).under("kv_norm")

@@ -38,7 +38,11 @@ def config(q_rank: int | None) -> dict:
             "dense": {"type": "glu", "d_ff": 96},
             "experts": {"type": "moe", **experts, "router": router},
         },
-        "layers": {"count": 3, "mixer": "attention", "ffn": {"runs": [{"use": "dense", "count": 1}, {"use": "experts"}]}},
+        "layers": {
+            "count": 3,
+            "mixer": "attention",
+            "ffn": {"runs": [{"use": "dense", "count": 1}, {"use": "experts"}]},
+        },
     }
 
 
@@ -141,7 +145,9 @@ def test_it_is_deepseek_v3(pair: tuple[nn.Module, nn.Module], tokens: torch.Tens
 @torch.no_grad()
 def test_a_packed_matrix_decodes_too(tokens: torch.Tensor) -> None:
     """Absorbing reads the matrices transposed, which packed ones don't offer."""
-    model = blockzoo.build(blockzoo.load_config(config(None), {"blocks.attention.quantizer": {"type": "int8", "group_size": 16}}))
+    model = blockzoo.build(
+        blockzoo.load_config(config(None), {"blocks.attention.quantizer": {"type": "int8", "group_size": 16}})
+    )
     cache = model.new_cache(batch_size=2)
     parts = [model(tokens[:, :60], cache=cache), *(model(tokens[:, t : t + 1], cache=cache) for t in range(60, T))]
     assert error(torch.cat(parts, dim=1), model(tokens)) < 1e-4

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from blockzoo_online_softmax import BLOCK, attend
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import blockzoo
@@ -13,7 +14,6 @@ from blockzoo.errors import KernelError
 from blockzoo.step import Keys
 from blockzoo.testing import conformance
 from blockzoo_blocks.mixers.attention import ATTENTION
-from blockzoo_online_softmax import BLOCK, attend
 
 test_conformance = conformance("online_softmax")
 
@@ -39,7 +39,16 @@ def draw(n_queries: int, n_keys: int) -> tuple[Any, ...]:
     return q, k, v, line[:, n_keys - n_queries :], Keys(line, True)
 
 
-@pytest.mark.parametrize("options", [{}, {"window": 700}, {"window": 3}, {"sinks": torch.randn(4)}, {"softcap": 2.0}], ids=str)
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "window over blocks": {"window": 700},
+    "window in a block": {"window": 3},
+    "sinks": {"sinks": torch.linspace(-1, 2, 4)},
+    "softcap": {"softcap": 2.0},
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("n_queries", [2 * BLOCK + 100, BLOCK + 1, 1])
 def test_beyond_one_block(n_queries: int, options: dict[str, Any]) -> None:
     arguments = draw(n_queries, 2 * BLOCK + 100)

@@ -1,0 +1,129 @@
+"""``blockzoo plugins new``: a package with a working block, from the files in ``blockzoo/templates``."""
+
+from __future__ import annotations
+
+import importlib.util
+import keyword
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from string import Template
+
+from blockzoo.checkpoints.atomic import new_folder
+from blockzoo.cli.output import note
+from blockzoo.discovery import discover, own_version
+from blockzoo.errors import InputError, nearest
+from blockzoo.kernels import REFERENCE
+from blockzoo.plugins import API_VERSION, load_plugins
+from blockzoo.selection import NONE, Selection
+from blockzoo.shipped import PACKAGE
+
+TEMPLATES = PACKAGE / "templates"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of plugin: what its module exports, how that is registered, and how a user names it in the README."""
+
+    export: str
+    register: str
+    use: str
+
+    @classmethod
+    def block(cls, kind: str, yaml: str) -> Kind:
+        use = f"In a model's YAML:\n\n```yaml\n{yaml}\n```"
+        return cls("${camel}Config", f'registry.block("{kind}", "$name", ${{camel}}Config)', use)
+
+
+KINDS: Mapping[str, Kind] = {
+    "norm": Kind.block("norm", "norm: {type: $name}"),
+    "mixer": Kind.block("mixer", "layers: {count: 12, mixer: {type: $name, n_heads: 8}, ...}"),
+    "ffn": Kind.block("ffn", "layers: {count: 12, ffn: {type: $name, d_ff: 3072}, ...}"),
+    "position": Kind.block("position", "position: {type: $name}"),
+    "quantizer": Kind.block("quantizer", "quantizer: {type: $name}"),
+    "kernel": Kind(
+        "KERNEL",
+        'registry.kernel("attention", KERNEL)',
+        'Where it can run and is the best, it is chosen; `blockzoo.build(config, kernels={"attention": "$name"})` insists.',
+    ),
+    "family": Kind(
+        "FAMILY",
+        "registry.family(FAMILY)",
+        "`blockzoo.from_pretrained(folder)` reads its checkpoints, `blockzoo.save_pretrained(model, folder)` writes them.",
+    ),
+}
+FILES: Mapping[str, str] = {  # path in the new folder -> template
+    "pyproject.toml": "pyproject.toml.tmpl",
+    "README.md": "README.md.tmpl",
+    ".gitignore": "gitignore.tmpl",
+    ".github/workflows/test.yml": "test.yml.tmpl",
+    "$package/__init__.py": "init.py.tmpl",
+    "$package/$kind.py": "kinds/$kind.py.tmpl",
+    "tests/test_conformance.py": "test_conformance.py.tmpl",
+}
+
+
+def create(name: str, kind: str, output: Path | None) -> None:
+    """Write the package and say what to do next. Raises InputError for a bad name or kind, or a folder that is there."""
+    if kind not in KINDS:
+        raise InputError(f"--kind: no kind '{kind}'{nearest(kind, KINDS)}")
+    check_name(name, kind)
+    folder = Path(f"blockzoo-{name.replace('_', '-')}") if output is None else output
+    if folder.exists() or folder.is_symlink():
+        raise InputError(f"{folder} is there already; choose another folder with --output, or move it away")
+    files = render(name, kind)
+    with new_folder(folder) as writing:
+        for path, text in files.items():
+            place = writing / path
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(text, encoding="utf-8")
+    note(
+        f"wrote {folder}: the {kind} is in blockzoo_{name}/{kind}.py. Next:\n"
+        f'  cd {folder} && pip install -e ".[test]"\n  blockzoo plugins check {name}\n  pytest'
+    )
+
+
+def render(name: str, kind: str) -> dict[str, str]:
+    """The files of a new plugin: path -> text."""
+    words = {
+        "name": name,
+        "kind": kind,
+        "package": f"blockzoo_{name}",
+        "distribution": f"blockzoo-{name.replace('_', '-')}",
+        "camel": "".join(part.title() for part in name.split("_")),
+        "api": str(API_VERSION),
+        "version": ".".join(own_version().split(".")[:2]),
+    }
+    said = KINDS[kind]
+    words |= {key: Template(getattr(said, key)).substitute(words) for key in ("export", "register", "use")}
+    found = {}
+    for path, template in FILES.items():
+        source = TEMPLATES / Template(template).substitute(words)
+        found[Template(path).substitute(words)] = Template(source.read_text(encoding="utf-8")).substitute(words)
+    return found
+
+
+def check_name(name: str, kind: str) -> None:
+    """Raises InputError unless a plugin of that name, with a ``kind`` of that name, can be installed beside all others."""
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
+        like = re.sub(r"\W+", "_", name.lower(), flags=re.ASCII).strip("_0123456789")
+        better = like if like and not keyword.iskeyword(like) else "my_block"
+        raise InputError(
+            f"'{name}' can't name a plugin: lower-case letters, digits and underscores, a letter first, no keyword of"
+            f" Python; for example '{better}'"
+        )
+    if name.startswith("blockzoo"):
+        raise InputError(f"leave 'blockzoo' out of '{name}': the package is called blockzoo_NAME anyway")
+    if name in (NONE, REFERENCE):
+        raise InputError(f"'{name}' has a meaning of its own; choose another name")
+    selection = Selection.from_environment()
+    for plugin in discover(selection):
+        if plugin.name == name:
+            whose = "a plugin that blockzoo ships" if plugin.builtin else f"installed: {plugin.installed.distribution}"
+            raise InputError(f"the name '{name}' is taken: it is {whose}; choose another")
+    if importlib.util.find_spec(f"blockzoo_{name}") is not None:
+        raise InputError(f"the name '{name}' is taken: there is a module blockzoo_{name} already; choose another")
+    shipped = load_plugins(selection=replace(selection, only=frozenset(), files=())).registry
+    if any(key[:2] == (kind, name) for key in shipped.things):
+        raise InputError(f"the name '{name}' is taken: blockzoo ships a {kind} of that name; choose another")

@@ -1,0 +1,183 @@
+"""What a family of checkpoints owes: what it loads it saves again, bit for bit, and computes what was recorded."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from blockzoo.checkpoints import from_pretrained, save_pretrained
+from blockzoo.checkpoints.family import Family, Sample
+from blockzoo.checkpoints.folder import stored_tensors
+from blockzoo.config import load_config
+from blockzoo.config.schema import ModelConfig
+from blockzoo.errors import CheckpointError
+from blockzoo.model import build
+from blockzoo.registry import Registry
+from blockzoo.testing.check import CheckSkipped, need, need_close
+
+TOKENS = torch.arange(24).view(2, 12) * 7
+RECORDED = 2e-5  # of the greatest logit, float32
+
+
+@dataclass(frozen=True)
+class FamilySubject:
+    """One sample of one layout."""
+
+    family: Family
+    layout: str
+    sample: Sample
+    registry: Registry
+
+    @property
+    def label(self) -> str:
+        return f"{self.family.name}, layout {self.layout}"
+
+    def config(self) -> ModelConfig:
+        said = self.family.layouts[self.layout].read_config(self.sample.config_json)
+        return load_config({"name": "sample", **said}, registry=self.registry)
+
+    @contextmanager
+    def folder(self, dtype: torch.dtype) -> Iterator[Path]:
+        """A folder with the sample as the checkpoint ``a``."""
+        with tempfile.TemporaryDirectory() as folder:
+            write_sample(self.config(), Path(folder) / "a", self.registry, self.layout, dtype)
+            yield Path(folder)
+
+
+def write_sample(
+    config: ModelConfig, folder: Path, registry: Registry, layout: str, dtype: torch.dtype = torch.float32
+) -> None:
+    """The checkpoint that a sample is about: each tensor's values follow from its stored name alone.
+
+    So a key map that swaps two of them, there and back, is seen. Let another implementation read it, and record the
+    first of its logits after the last token of the last row of ``TOKENS % vocab_size``.
+    """
+    save_pretrained(build(config, registry=registry, dtype=dtype), folder, registry=registry, layout=layout)
+    stored = {name: tensor.read() for name, tensor in stored_tensors(folder).items()}
+    _rewrite(folder, {name: _values(name, tensor) for name, tensor in stored.items()})
+
+
+def _values(name: str, like: Tensor) -> Tensor:
+    generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big"))
+    if not like.is_floating_point():  # packed: bytes that stand for something, in another order
+        return like.flatten()[torch.randperm(like.numel(), generator=generator)].view_as(like)
+    noise = 0.1 * torch.randn(like.shape, generator=generator)
+    return (noise + 0.5 if like.dim() == 1 else noise).to(like.dtype)
+
+
+def _rewrite(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    for old in folder.glob("*.safetensors*"):
+        old.unlink()
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors")
+
+
+def subjects_of(family: Family, registry: Registry) -> Sequence[FamilySubject]:
+    found = [
+        FamilySubject(family, name, sample, registry)
+        for name, layout in family.layouts.items()
+        for sample in layout.samples
+    ]
+    if not found:
+        raise CheckSkipped(
+            "its layouts bring no samples: give Layout(samples=(Sample(config_json),)) a tiny config.json"
+        )
+    return found
+
+
+def _contents(folder: Path) -> dict[str, tuple[torch.dtype, tuple[int, ...], bytes]]:
+    """Name -> dtype, shape, bytes."""
+    stored = stored_tensors(folder).values()
+    return {t.name: (t.dtype, t.shape, t.read().reshape(-1).view(torch.uint8).numpy().tobytes()) for t in stored}
+
+
+def recognized(subject: FamilySubject) -> None:
+    """Its config.json is claimed by this layout and by no other of any family."""
+    claims = [
+        f"{family.name} ({name})"
+        for family in subject.registry.families().values()
+        for name, layout in family.layouts.items()
+        if layout.recognizes(subject.sample.config_json)
+    ]
+    need(claims == [f"{subject.family.name} ({subject.layout})"], f"the sample is claimed by {claims}")
+    for other in ({}, {"model_type": "no_such_model"}):
+        need(not subject.family.layouts[subject.layout].recognizes(other), f"claims {other}: look for your model_type")
+
+
+def config_round_trip(subject: FamilySubject) -> None:
+    """write_config says what read_config read, key by key."""
+    layout, config = subject.family.layouts[subject.layout], subject.config()
+    written = layout.write_config(config)
+    again = load_config({"name": "sample", **layout.read_config(written)}, registry=subject.registry)
+    changed = [name for name, value in dict(config).items() if getattr(again, name) != value]
+    need(not changed, f"a config written and read again differs in {', '.join(changed)}")
+    for key, value in _common(subject.sample.config_json, written):
+        need(written[key] == value, f"config.json's '{key}' was {value!r} and is written as {written[key]!r}")
+
+
+def _common(given: Mapping[str, Any], written: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    return [(key, value) for key, value in given.items() if key in written and not isinstance(value, (dict, list))]
+
+
+def unknown_keys(subject: FamilySubject) -> None:
+    """A key of config.json that it doesn't know is an error: it might change what the model computes."""
+    values = {**subject.sample.config_json, "no_such_key": 1}
+    try:
+        subject.family.layouts[subject.layout].read_config(values)
+    except CheckpointError as error:
+        need("no_such_key" in str(error), f"the error for an unknown key does not name it: {error}")
+    else:
+        need(False, "takes a config.json with an unknown key in silence: end read_config with keys.finish()")
+
+
+def comes_back(subject: FamilySubject) -> None:
+    """Load then save gives equal names, dtypes, shapes and bytes, in float32 and bfloat16."""
+    for dtype in (torch.float32, torch.bfloat16):
+        with subject.folder(dtype) as folder:
+            model = from_pretrained(folder / "a", registry=subject.registry)
+            save_pretrained(model, folder / "b", registry=subject.registry, layout=subject.layout)
+            before, after = _contents(folder / "a"), _contents(folder / "b")
+            names = sorted(before.keys() ^ after.keys())
+            need(not names, f"{dtype}: other names after load and save: {names[:5]}")
+            changed = [name for name in before if before[name] != after[name]]
+            need(not changed, f"{dtype}: not the same bytes after load and save: {changed[:5]}")
+
+
+def every_key_once(subject: FamilySubject) -> None:
+    """Every stored key fills a place: one missing, and one too many, are errors that name it."""
+    with subject.folder(torch.float32) as folder:
+        tensors = {name: stored.read() for name, stored in stored_tensors(folder / "a").items()}
+        gone = sorted(tensors)[-1]
+        for name, changed in (
+            (gone, {k: v for k, v in tensors.items() if k != gone}),
+            ("no.such.weight", {**tensors, "no.such.weight": torch.zeros(2)}),
+        ):
+            _rewrite(folder / "a", changed)
+            try:
+                from_pretrained(folder / "a", registry=subject.registry)
+            except CheckpointError as error:
+                need(name in str(error), f"the error for '{name}' does not name it: {error}")
+            else:
+                need(False, f"loads with '{name}' {'missing' if name == gone else 'too many'} in silence")
+
+
+def recorded_logits(subject: FamilySubject) -> None:
+    """The sample's checkpoint gives the logits that were recorded from another implementation."""
+    if subject.sample.logits is None:
+        raise CheckSkipped("its sample records no logits")
+    with subject.folder(torch.float32) as folder, torch.no_grad():
+        model = from_pretrained(folder / "a", registry=subject.registry)
+        logits = model(TOKENS % model.config.vocab_size)[-1, -1]
+    expected = torch.tensor(subject.sample.logits)
+    need_close(logits[: len(expected)], expected, RECORDED, "logits differ from those recorded")
+
+
+CHECKS = (recognized, config_round_trip, unknown_keys, comes_back, every_key_once, recorded_logits)

@@ -1,0 +1,78 @@
+"""What a feed-forward block owes beside what every block does.
+
+Axes: N tokens, E experts, D d_model.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from blockzoo.blocks import FFNConfig
+from blockzoo.linear import ExpertLinear
+from blockzoo.testing.check import CheckSkipped, need, need_close
+from blockzoo.testing.subjects import DIMS, BlockSubject, draw, inputs
+
+EXPERTS = 3
+
+
+def flops(subject: BlockSubject) -> None:
+    """One token runs exactly the matrix products that cost() counts."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        subject.build()(inputs(batch=1, length=1))
+    counted, said = counter.get_total_flops(), subject.cost(1).flops
+    need(counted == said, f"one token takes {counted} FLOPs by torch's counter, cost() says {said}")
+
+
+def tokens_alone(subject: BlockSubject) -> None:
+    """A token's output is the same without the tokens beside it, whatever the leading axes."""
+    module, x = subject.build(), inputs()
+    with torch.no_grad():
+        together, _ = module(x)
+        flat, _ = module(x.flatten(0, 1))
+        alone = torch.stack([module(token)[0] for token in x.flatten(0, 1)[:, None]]).flatten(0, 1)
+    need(together.shape == x.shape, f"{tuple(x.shape)} goes in and {tuple(together.shape)} comes out")
+    need_close(flat, together.flatten(0, 1), 2e-6, "(N, D) and (B, T, D) give different outputs")
+    need_close(alone, flat, 2e-6, "a token's output depends on the tokens beside it: that is a mixer's work")
+
+
+def reports(subject: BlockSubject) -> None:
+    """Beside the output it returns a dict of tensors; a balance_loss is one finite number with a gradient."""
+    module = subject.build().train()
+    _, aux = module(inputs())
+    need(isinstance(aux, dict), f"returns {type(aux).__name__} beside the output: a dict, empty where there is nothing")
+    for name, value in aux.items():
+        need(isinstance(value, Tensor) and value.isfinite().all(), f"'{name}' is not a finite tensor")
+    if "balance_loss" in aux:
+        loss = aux["balance_loss"]
+        need(loss.dim() == 0 and loss.requires_grad, "balance_loss must be a scalar with a gradient")
+    if "expert_load" in aux:
+        need_close(aux["expert_load"].sum(), torch.tensor(1.0), 1e-5, "expert_load does not add up to 1")
+
+
+def stacks(subject: BlockSubject) -> None:
+    """A stackable one, built from a stack of experts' matrices, computes what each expert would alone."""
+    config = subject.config
+    assert isinstance(config, FFNConfig)
+    if not config.stackable:
+        raise CheckSkipped("declares stackable = False")
+    stack = config.build(DIMS, linear=partial(ExpertLinear, EXPERTS)).eval()
+    loose = [m for m in stack.modules() if isinstance(m, nn.Linear)]
+    need(not loose, "some matrices are not made by the `linear` that build() is given")
+    singles = [config.build(DIMS).eval() for _ in range(EXPERTS)]
+    with torch.no_grad():
+        for seed, (name, parameter) in enumerate(stack.named_parameters()):
+            parameter.copy_(draw(*parameter.shape, seed=seed) * 0.2)
+            for expert, single in enumerate(singles):
+                single.get_parameter(name).copy_(parameter[expert])
+        x, counts = draw(6, DIMS.d_model), [2, 0, 4]
+        found, _ = stack(x, counts)
+        parts = zip(singles, x.split(counts), strict=True)
+        expected = torch.cat([single(rows)[0] for single, rows in parts])
+    need_close(found, expected, 1e-5, "stacked experts differ from single ones: pass *which on to every matrix")
+
+
+CHECKS = (flops, tokens_alone, reports, stacks)

@@ -1,0 +1,241 @@
+"""What a kernel owes: its op's reference on every example, forward and backward, and honest verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blockzoo.blocks import QuantizerConfig
+from blockzoo.kernels import PHASES, Call, Capabilities, Example, Kernel, Op, Verdict
+from blockzoo.registry import Registry
+from blockzoo.step import Phase
+from blockzoo.testing.check import CheckSkipped, error_of, need, quiet
+from blockzoo.testing.ops import inputs_of, tensors_of
+
+BACKWARD = 2e-5  # of the greatest gradient, float32
+FEW = 2  # examples of a kernel that builds itself for each shape
+
+
+@dataclass(frozen=True)
+class KernelSubject:
+    """A kernel on one kind of device; ``quantizers`` give examples of packed weights to ops that take them."""
+
+    kernel: Kernel
+    op: Op
+    device: torch.device
+    quantizers: tuple[QuantizerConfig, ...]
+
+    @property
+    def label(self) -> str:
+        return f"{self.kernel.name} on {self.device.type}"
+
+    def verdict(self, example: Example, dtype: torch.dtype, phase: Phase) -> Verdict:
+        call = Call(self.op.name, phase, dtype, example.static)
+        return self.kernel.supports(Capabilities.of(self.device), call)
+
+    def examples(self, dtype: torch.dtype) -> Iterator[Example]:
+        for example in self.op.examples(dtype, self.device):
+            yield example
+            yield from self._packed(example)
+
+    def served(self, dtype: torch.dtype, phases: Sequence[Phase] = PHASES) -> list[Example]:
+        """The examples that it says yes to in one of these phases. Skips where there is none."""
+        found = []
+        for example in self.examples(dtype):
+            if any(self.verdict(example, dtype, phase).ok for phase in phases if phase in example.phases):
+                found.append(example)
+        if not found:
+            first = next(self.examples(dtype))
+            reason = self.verdict(first, dtype, phases[-1]).reason
+            raise CheckSkipped(f"says no to every example in {dtype} on {self.device.type}: {reason}")
+        return found[:: max(1, len(found) // FEW)][:FEW] if self.kernel.builds_itself else found
+
+    def run(self, example: Example) -> Tensor:
+        """The kernel on an example; a weight goes in as its layout has it."""
+        args = example.args
+        if self.kernel.layout is not None:
+            args = (self.kernel.layout.prepack(args[0]), *args[1:])
+        if self.kernel.builds_itself:
+            torch.compiler.reset()  # each example is another shape
+        return self.kernel.function(*args, **example.kwargs)
+
+    def _packed(self, example: Example) -> Iterator[Example]:
+        """The same with a packed weight, where the op takes one."""
+        if "quantizer" not in example.kwargs:
+            return
+        weight = example.args[0]["weight"]
+        for quantizer in self.quantizers:
+            if quantizer.refuses(tuple(weight.shape)) is None:
+                yield replace(
+                    example,
+                    name=f"{example.name}, {type(quantizer).__name__}",
+                    args=(quantizer.pack(weight), *example.args[1:]),
+                    kwargs={**example.kwargs, "quantizer": quantizer},
+                    static={**example.static, "quantizer": type(quantizer).__name__},
+                )
+
+
+def subjects_of(op: str, kernel: Kernel, registry: Registry) -> Sequence[KernelSubject]:
+    known = registry.ops()
+    need(op in known, f"kernel '{kernel.name}' is for op '{op}', which nobody registers")
+    quantizers = tuple(
+        sample for n in registry.names("quantizer") for sample in registry.block("quantizer", n).samples()
+    )
+    devices = ["cpu"] + ["cuda"] * torch.cuda.is_available()
+    return [KernelSubject(kernel, known[op], torch.device(device), quantizers) for device in devices]
+
+
+def _need_equal(subject: KernelSubject, example: Example, dtype: torch.dtype, how: str = "") -> None:
+    with torch.no_grad():
+        expected = subject.op.reference(*example.args, **example.kwargs)
+        try:
+            found = subject.run(example)
+        except Exception as error:
+            text = " ".join(str(error).split())[:200]
+            need(
+                False,
+                f"'{example.name}' in {dtype}{how}: supports() says yes, but it raises {type(error).__name__}: {text}",
+            )
+    where = f"'{example.name}' in {dtype}{how}"
+    need(found.dtype == expected.dtype, f"{where}: gives {found.dtype}, the reference {expected.dtype}")
+    error = error_of(found, expected)
+    within = subject.op.tolerances[dtype]
+    need(error <= within, f"{where}: is {error:.1e} off the reference, the op's tolerance is {within:.0e}")
+
+
+def equals_reference(subject: KernelSubject) -> None:
+    """On every example that it says yes to, in every dtype, it gives what the reference gives."""
+    served = False
+    for dtype in subject.op.tolerances:
+        try:
+            examples = subject.served(dtype)
+        except CheckSkipped as skipped:
+            last = skipped
+            continue
+        served = True
+        for example in examples:
+            _need_equal(subject, example, dtype)
+    if not served:
+        raise last
+
+
+def strided_inputs(subject: KernelSubject) -> None:
+    """Inputs that are not contiguous give the same."""
+    for example in subject.served(torch.float32):
+        _need_equal(subject, replace(example, args=_strided(example.args)), torch.float32, ", not contiguous")
+
+
+def _strided(value: Any) -> Any:
+    """The same numbers, every second one of a tensor twice as wide."""
+    if isinstance(value, Tensor) and value.is_floating_point():
+        return torch.stack([value, torch.full_like(value, float("nan"))], dim=-1)[..., 0]
+    if isinstance(value, Mapping):
+        return {name: _strided(inner) for name, inner in value.items()}
+    if isinstance(value, tuple) and not hasattr(value, "_fields"):
+        return tuple(_strided(inner) for inner in value)
+    return value
+
+
+def leaves_inputs_alone(subject: KernelSubject) -> None:
+    """No input is written to."""
+    for example in subject.served(torch.float32):
+        before = [tensor.clone() for tensor in inputs_of(example)]
+        with torch.no_grad():
+            subject.run(example)
+        same = all(torch.equal(a, b) for a, b in zip(before, inputs_of(example), strict=True))
+        need(same, f"'{example.name}': changes an input in place")
+
+
+def backward(subject: KernelSubject) -> None:
+    """Its gradients are the reference's."""
+    if not subject.kernel.backward:
+        raise CheckSkipped("declares backward = False")
+    for example in subject.served(torch.float32, ("train",)):
+        grads = []
+        for function in (lambda e: subject.op.reference(*e.args, **e.kwargs), subject.run):
+            leaves = [tensor.requires_grad_() for tensor in inputs_of(example) if tensor.is_floating_point()]
+            y = function(example)
+            need(y.requires_grad, f"'{example.name}': the output has no gradient, though backward = True")
+            weight = torch.linspace(-1, 1, y.numel(), device=y.device).view_as(y)
+            grads.append(torch.autograd.grad((y * weight).sum(), leaves, allow_unused=True))
+        for expected, found in zip(*grads, strict=True):
+            if expected is None or not bool(expected.abs().max() > 0):
+                continue
+            need(found is not None, f"'{example.name}': an input that the reference has a gradient for gets none")
+            error = error_of(found, expected)
+            need(
+                error < BACKWARD,
+                f"'{example.name}': a gradient is {error:.1e} off the reference's, at most {BACKWARD:.0e}",
+            )
+
+
+def verdicts(subject: KernelSubject) -> None:
+    """supports() answers every example with a Verdict, and a no with its reason, the same each time."""
+    for dtype in (*subject.op.tolerances, torch.int8):
+        for example in subject.examples(dtype if dtype in subject.op.tolerances else torch.float32):
+            for phase in PHASES:
+                verdict = subject.verdict(example, dtype, phase)
+                where = f"'{example.name}', {phase}, {dtype}"
+                need(isinstance(verdict, Verdict), f"{where}: supports() gives {verdict!r}, not a Verdict")
+                need(verdict.ok or verdict.reason.strip(), f"{where}: says no without a reason")
+                need(verdict == subject.verdict(example, dtype, phase), f"{where}: answers differently the second time")
+    elsewhere = Capabilities("nowhere")
+    example = next(subject.examples(torch.float32))
+    verdict = subject.kernel.supports(elsewhere, Call(subject.op.name, "decode", torch.float32, example.static))
+    need(verdict.ok or verdict.reason.strip(), "says no to an unknown device without a reason")
+
+
+def compiles(subject: KernelSubject) -> None:
+    """torch.compile takes it whole (fullgraph), where it declares compile_safe."""
+    if not subject.kernel.compile_safe:
+        raise CheckSkipped("declares compile_safe = False")
+    for example in subject.served(torch.float32)[:FEW]:
+        torch.compiler.reset()
+        args = example.args
+        if subject.kernel.layout is not None:
+            args = (subject.kernel.layout.prepack(args[0]), *args[1:])
+        compiled = torch.compile(subject.kernel.function, backend="eager", fullgraph=True)
+        with torch.no_grad():
+            expected = subject.op.reference(*example.args, **example.kwargs)
+            try:
+                with quiet():
+                    found = compiled(*args, **example.kwargs)
+            except Exception as error:
+                text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")[:160]
+                need(False, f"'{example.name}': compile_safe = True, but torch.compile breaks: {text}")
+        need(
+            error_of(found, expected) <= subject.op.tolerances[torch.float32],
+            f"'{example.name}': compiled, it is off the reference",
+        )
+
+
+def layout_round_trip(subject: KernelSubject) -> None:
+    """Its layout gives back the same bytes: unpack(prepack(w)) is w."""
+    layout = subject.kernel.layout
+    if layout is None:
+        raise CheckSkipped("reads the canonical layout")
+    for example in subject.served(torch.float32):
+        weight = example.args[0]
+        again = layout.unpack(layout.prepack(weight))
+        need(again.keys() == weight.keys(), f"'{example.name}': unpack gives {sorted(again)}, not {sorted(weight)}")
+        for name, tensor in weight.items():
+            found = again[name].shape == tensor.shape and again[name].dtype == tensor.dtype
+            same = found and all(
+                torch.equal(a, b) for a, b in zip(tensors_of(again[name]), tensors_of(tensor), strict=True)
+            )
+            need(same, f"'{example.name}': '{name}' does not come back from the layout '{layout.name}'")
+
+
+CHECKS = (
+    equals_reference,
+    strided_inputs,
+    leaves_inputs_alone,
+    backward,
+    verdicts,
+    compiles,
+    layout_round_trip,
+)

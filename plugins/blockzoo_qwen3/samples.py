@@ -1,0 +1,40 @@
+"""Tiny models, dense and mixture of experts, for the conformance suite; logits as transformers computes them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from blockzoo.checkpoints.family import Sample
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 101,
+    "hidden_size": 32,
+    "head_dim": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 48,
+    "max_position_embeddings": 128,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1000000.0,
+    "hidden_act": "silu",
+}
+EXPERTS: dict[str, Any] = {
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 24,
+    "norm_topk_prob": True,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [0],
+}
+
+HF = (
+    Sample(
+        {"model_type": "qwen3", **SIZES, "tie_word_embeddings": True},
+        logits=(-0.135952, -0.535068, -0.124998, 0.340754, 0.244528, -0.302726),
+    ),
+    Sample(
+        {"model_type": "qwen3_moe", **SIZES, **EXPERTS, "tie_word_embeddings": False},
+        logits=(-0.223674, 0.538399, -0.081393, 0.217328, -0.170635, 0.097008),
+    ),
+)

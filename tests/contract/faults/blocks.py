@@ -1,0 +1,402 @@
+"""Norms, feed-forward blocks, residuals and positions with one fault each."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import torch
+from pydantic import ConfigDict, Field, field_validator
+from torch import Tensor, nn
+
+from blockzoo.blocks import (
+    Aux,
+    Cost,
+    Dims,
+    FFNConfig,
+    LinearFactory,
+    NormConfig,
+    Parameter,
+    ResidualConfig,
+    Role,
+    linear_cost,
+)
+from blockzoo.cache import State
+from blockzoo.step import Step
+from blockzoo_blocks.positions.rope import Rope, RopeConfig, rotation_table
+from blockzoo_blocks.residuals.pre_norm import PreNorm, PreNormConfig
+
+# --- norms ---
+
+
+class Norm(NormConfig):
+    """The control: root mean square, without a fault."""
+
+    caught_by: ClassVar[str] = ""
+
+    def build(self, dim: int) -> nn.Module:
+        return NormModule(dim, self.formula)
+
+    def cost(self, dim: int) -> Cost:
+        return Cost({"weight": Parameter((dim,), Role.GAIN)})
+
+    @staticmethod
+    def formula(x: Tensor, weight: Tensor) -> Tensor:
+        wide = x.double() if x.dtype == torch.float64 else x.float()
+        return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + 1e-6) * weight).to(x.dtype)
+
+
+class NormModule(nn.Module):
+    def __init__(self, dim: int, formula: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(dim))
+        self.formula = formula
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.formula(x, self.weight)
+
+
+class ScaleInTheWrongDtype(Norm):
+    caught_by: ClassVar[str] = "dtypes"
+
+    @staticmethod
+    def formula(x: Tensor, weight: Tensor) -> Tensor:
+        return Norm.formula(x, weight) * weight.float()
+
+
+class NormsTheBatch(Norm):
+    caught_by: ClassVar[str] = "batch_independence"
+
+    @staticmethod
+    def formula(x: Tensor, weight: Tensor) -> Tensor:
+        return x * torch.rsqrt(x.square().mean() + 1e-6) * weight
+
+
+class NormsTheTokens(Norm):
+    caught_by: ClassVar[str] = "any_leading_shape"
+
+    @staticmethod
+    def formula(x: Tensor, weight: Tensor) -> Tensor:
+        return x * torch.rsqrt(x.square().mean(dim=(-2, -1) if x.dim() > 1 else -1, keepdim=True) + 1e-6) * weight
+
+
+class NaNAtLargeInputs(Norm):
+    caught_by: ClassVar[str] = "extremes"
+
+    @staticmethod
+    def formula(x: Tensor, weight: Tensor) -> Tensor:
+        return x.exp() / x.exp().sum(-1, keepdim=True) * weight
+
+
+class NoEpsilon(Norm):
+    caught_by: ClassVar[str] = "extremes"
+
+    @staticmethod
+    def formula(x: Tensor, weight: Tensor) -> Tensor:
+        return x / x.square().mean(-1, keepdim=True).sqrt() * weight
+
+
+class WritesToItsInput(Norm):
+    caught_by: ClassVar[str] = "leaves_inputs_alone"
+
+    @staticmethod
+    def formula(x: Tensor, weight: Tensor) -> Tensor:
+        return Norm.formula(x.div_(2), weight)
+
+
+class DetachedGain(Norm):
+    caught_by: ClassVar[str] = "gradients"
+
+    @staticmethod
+    def formula(x: Tensor, weight: Tensor) -> Tensor:
+        return Norm.formula(x, weight.detach())
+
+
+class WrongBackward(Norm):
+    """The statistics are taken for constants."""
+
+    caught_by: ClassVar[str] = "gradients"
+
+    @staticmethod
+    def formula(x: Tensor, weight: Tensor) -> Tensor:
+        return x * torch.rsqrt(x.detach().square().mean(-1, keepdim=True) + 1e-6) * weight
+
+
+class InitLeavesHalf(Norm):
+    caught_by: ClassVar[str] = "initialization"
+
+    def cost(self, dim: int) -> Cost:
+        half = Parameter((dim,), Role.GAIN, init=lambda tensor, generator: tensor[: dim // 2].fill_(1.0))
+        return Cost({"weight": half})
+
+
+class HoldsALock(Norm):
+    caught_by: ClassVar[str] = "module_copies"
+
+    def build(self, dim: int) -> nn.Module:
+        module = super().build(dim)
+        module.lock = threading.Lock()
+        return module
+
+
+class DrawsWhenBuilt(Norm):
+    caught_by: ClassVar[str] = "depends_on_weights_alone"
+
+    def build(self, dim: int) -> nn.Module:
+        scale = random.random()
+        return NormModule(dim, lambda x, weight: Norm.formula(x, weight) * scale)
+
+
+class TensorAttribute(Norm):
+    caught_by: ClassVar[str] = "builds_on_meta"
+
+    def build(self, dim: int) -> nn.Module:
+        module = super().build(dim)
+        module.table = torch.arange(dim)
+        return module
+
+
+class AllocatesWhenBuilt(Norm):
+    caught_by: ClassVar[str] = "builds_on_meta"
+
+    def build(self, dim: int) -> nn.Module:
+        torch.zeros(1000, device="cpu")
+        return super().build(dim)
+
+
+class UndescribedOption(Norm):
+    caught_by: ClassVar[str] = "described"
+    eps: float = 1e-6
+
+
+class UntypedOption(Norm):
+    caught_by: ClassVar[str] = "config_errors"
+    eps: Any = Field(1e-6, description="anything at all")
+
+
+class ThawedConfig(Norm):
+    caught_by: ClassVar[str] = "frozen"
+    model_config = ConfigDict(frozen=False)
+
+
+class RewritesItsOption(Norm):
+    caught_by: ClassVar[str] = "config_round_trip"
+    eps: float = Field(1e-6, description="halved whenever it is read")
+
+    @classmethod
+    def samples(cls) -> Sequence[Any]:
+        return [cls(eps=1e-6)]
+
+    @field_validator("eps")
+    @classmethod
+    def halved(cls, eps: float) -> float:
+        return eps / 2
+
+
+def local_class() -> type[Norm]:
+    class CannotBePickled(Norm):
+        """Defined inside a function."""
+
+        caught_by: ClassVar[str] = "copies"
+
+    return CannotBePickled
+
+
+CannotBePickled = local_class()
+
+# --- feed-forward blocks ---
+
+
+class FFN(FFNConfig):
+    """The control: one stackable matrix, without a fault."""
+
+    caught_by: ClassVar[str] = ""
+    stackable: ClassVar[bool] = True
+
+    def build(self, dims: Dims, linear: LinearFactory = nn.Linear) -> nn.Module:
+        return FFNModule(linear(dims.d_model, dims.d_model, bias=True), self.formula)
+
+    def cost(self, dims: Dims) -> Cost:
+        return linear_cost(dims.d_model, dims.d_model, bias=True, role=Role.RESIDUAL_OUTPUT).under("down")
+
+    @staticmethod
+    def formula(down: nn.Module, x: Tensor, *which: object) -> Tensor:
+        return down(x, *which)
+
+
+class FFNModule(nn.Module):
+    def __init__(self, down: nn.Module, formula: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.down = down
+        self.formula = formula
+
+    def forward(self, x: Tensor, *which: object) -> tuple[Tensor, Aux]:
+        return self.formula(self.down, x, *which), {}
+
+
+class BlowsUpInBfloat16(FFN):
+    """A large angle, taken in the activations' dtype."""
+
+    caught_by: ClassVar[str] = "bfloat16"
+
+    @staticmethod
+    def formula(down: nn.Module, x: Tensor, *which: object) -> Tensor:
+        return (100 * down(x, *which)).sin()
+
+
+class MixesTokens(FFN):
+    caught_by: ClassVar[str] = "tokens_alone"
+
+    @staticmethod
+    def formula(down: nn.Module, x: Tensor, *which: object) -> Tensor:
+        return down(x, *which) + x.mean(dim=-2, keepdim=True)
+
+
+class StacksAnotherOrder(FFN):
+    caught_by: ClassVar[str] = "stacks"
+
+    @staticmethod
+    def formula(down: nn.Module, x: Tensor, *which: Any) -> Tensor:
+        return down(x, *(list(reversed(counts)) for counts in which))
+
+
+class CountsOneMultiplyAdd(FFN):
+    caught_by: ClassVar[str] = "flops"
+
+    def cost(self, dims: Dims) -> Cost:
+        return Cost(super().cost(dims).parameters, flops=dims.d_model**2)
+
+
+# --- residuals ---
+
+
+class Residual(PreNormConfig):
+    """The control: pre-norm, without a fault."""
+
+    caught_by: ClassVar[str] = ""
+
+    @classmethod
+    def samples(cls) -> Sequence[Any]:
+        return [cls()]
+
+    def build(self, *args: Any, **kwargs: Any) -> PreNorm:
+        module = super().build(*args, **kwargs)
+        module.__class__ = self.module()
+        return module
+
+    @classmethod
+    def module(cls) -> type[PreNorm]:
+        return PreNorm
+
+
+class DropsReports(Residual):
+    caught_by: ClassVar[str] = "passes_reports_on"
+
+    @classmethod
+    def module(cls) -> type[PreNorm]:
+        class Module(PreNorm):
+            def forward(self, x: Tensor, step: Step, state: State | None = None) -> tuple[Tensor, Aux]:
+                return super().forward(x, step, state)[0], {}
+
+        return Module
+
+
+class DropsTheState(Residual):
+    caught_by: ClassVar[str] = "passes_state_on"
+
+    @classmethod
+    def module(cls) -> type[PreNorm]:
+        class Module(PreNorm):
+            def forward(self, x: Tensor, step: Step, state: State | None = None) -> tuple[Tensor, Aux]:
+                return super().forward(x, step, None)
+
+        return Module
+
+
+class LeavesTheFFNOut(Residual):
+    caught_by: ClassVar[str] = "both_branches_count"
+
+    @classmethod
+    def module(cls) -> type[PreNorm]:
+        class Module(PreNorm):
+            def forward(self, x: Tensor, step: Step, state: State | None = None) -> tuple[Tensor, Aux]:
+                if self.mixer is None:
+                    return super().forward(x, step, state)
+                return self.join(x, self.mixer(self.mixer_norm(x), step, state)), {"seen": x.sum()}
+
+        return Module
+
+
+class OneNormTooMany(Residual):
+    caught_by: ClassVar[str] = "norm_names"
+
+    def norms(self, has_mixer: bool, has_ffn: bool) -> tuple[str, ...]:
+        return (*super().norms(has_mixer, has_ffn), "last_norm")
+
+
+assert issubclass(Residual, ResidualConfig)
+
+# --- positions ---
+
+
+class Position(RopeConfig):
+    """The control: rope, without a fault."""
+
+    caught_by: ClassVar[str] = ""
+
+    @classmethod
+    def samples(cls) -> Sequence[Any]:
+        return [cls(), cls(theta=100.0)]
+
+
+class RotatesByPlace(Position):
+    caught_by: ClassVar[str] = "chunks_agree"
+
+    def build(self, head_dim: int, n_heads: int) -> Rope:
+        class Module(Rope):
+            def rotate(self, q: Tensor, k: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+                return super().rotate(q, k, Step(step.slots - step.slots[:, :1], step.slots, step.phase, True))
+
+        return Module(self, head_dim)
+
+
+class OneTableForAll(Position):
+    caught_by: ClassVar[str] = "tables_are_its_own"
+
+    def build(self, head_dim: int, n_heads: int) -> Rope:
+        class Module(Rope):
+            def rotate(self, q: Tensor, k: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+                def make() -> tuple[Tensor, Tensor]:
+                    return rotation_table(self.recipe, self.rotated, step.positions, torch.float64)
+
+                cos, sin = (part.to(q.dtype) for part in step.table("rope", make))
+                half = self.rotated // 2
+                return tuple(  # type: ignore[return-value]
+                    torch.cat(
+                        [x[..., :half] * cos - x[..., half:] * sin, x[..., half:] * cos + x[..., :half] * sin], dim=-1
+                    )
+                    for x in (q, k)
+                )
+
+        return Module(self, head_dim)
+
+
+class SaysItBiases(Position):
+    caught_by: ClassVar[str] = "form"
+    form: ClassVar[Any] = "biasing"
+
+
+class RotatesOneTooFar(Position):
+    """Keys stand one further on than queries of the same position, and twice as far as they should."""
+
+    caught_by: ClassVar[str] = "position_shift"
+
+    def build(self, head_dim: int, n_heads: int) -> Rope:
+        class Module(Rope):
+            def rotate(self, q: Tensor, k: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+                twice = Step(2 * step.positions, step.slots, step.phase, step.consecutive)
+                return super().rotate(q, k, step)[0], super().rotate(q, k, twice)[1]
+
+        return Module(self, head_dim)

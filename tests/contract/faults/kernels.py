@@ -1,0 +1,108 @@
+"""Kernels for the op ``attention`` (and one for ``linear``) with one fault each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from blockzoo.kernels import YES, Call, Capabilities, Kernel, Layout, Verdict, no
+from blockzoo.linear import linear_reference
+from blockzoo.step import Keys
+from blockzoo_blocks.mixers.attention import attention_reference
+
+
+def supports(capabilities: Capabilities, call: Call) -> Verdict:
+    return no("has no softcap") if call.static.get("softcap") is not None else YES
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, positions: Tensor, keys: Keys, **options: Any) -> Tensor:
+    assert options.get("softcap") is None
+    return attention_reference(q, k, v, positions, keys, **options)
+
+
+CONTROL = Kernel("control", attend, supports, backward=True, compile_safe=True)
+
+
+def changes_its_input(q: Tensor, *args: Any, **options: Any) -> Tensor:
+    scale = options.pop("scale")
+    return attend(q.mul_(scale), *args, scale=1.0, **options)
+
+
+def wrong_at_decode(q: Tensor, k: Tensor, v: Tensor, positions: Tensor, keys: Keys, **options: Any) -> Tensor:
+    if q.shape[2] == 1:
+        keys = Keys(torch.arange(k.shape[2]).expand(len(q), -1) + 1, True)
+    return attend(q, k, v, positions, keys, **options)
+
+
+def ignores_padding(q: Tensor, k: Tensor, v: Tensor, positions: Tensor, keys: Keys, **options: Any) -> Tensor:
+    return attend(q, k, v, positions, Keys(keys.positions.clamp(min=0), False), **options)
+
+
+def other_dtype(*args: Any, **options: Any) -> Tensor:
+    return attend(*args, **options).float()
+
+
+def wrong_backward(q: Tensor, *args: Any, **options: Any) -> Tensor:
+    y = attend(q, *args, **options)
+    return y + (q - q.detach()) * 0.1
+
+
+def drops_the_gradient_of_sinks(*args: Any, **options: Any) -> Tensor:
+    sinks = options.pop("sinks", None)
+    return attend(*args, sinks=None if sinks is None else sinks.detach(), **options)
+
+
+def takes_memory_for_contiguous(q: Tensor, *args: Any, **options: Any) -> Tensor:
+    return attend(torch.as_strided(q, q.shape, torch.empty(q.shape).stride()), *args, **options)
+
+
+def looks_at_values(q: Tensor, *args: Any, **options: Any) -> Tensor:
+    return attend(q, *args, **options) * (1 if q.sum().item() != 0.5 else 2)
+
+
+def interleave(weight: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: torch.cat([t[0::2], t[1::2]]) for name, t in weight.items()}
+
+
+def not_quite_back(weight: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: t.flip(0) for name, t in weight.items()}
+
+
+def linear_over(weight: Mapping[str, Tensor], x: Tensor, bias: Tensor | None, *, quantizer: Any) -> Tensor:
+    back = {name: torch.empty_like(t) for name, t in weight.items()}
+    for name, t in weight.items():
+        half = (len(t) + 1) // 2
+        back[name][0::2], back[name][1::2] = t[:half], t[half:]
+    return linear_reference(back, x, bias, quantizer=quantizer)
+
+
+def unpacked_only(weight: Mapping[str, Tensor], x: Tensor, bias: Tensor | None, *, quantizer: Any) -> Tensor:
+    return F.linear(x, weight["weight"], bias)
+
+
+def always(capabilities: Capabilities, call: Call) -> Verdict:
+    return YES
+
+
+LAYOUT = Layout("odd rows last", interleave, not_quite_back)
+
+# name of the fault -> op, kernel, check that must catch it
+FAULTS: dict[str, tuple[str, Kernel, str]] = {
+    "changes_its_input": ("attention", replace(CONTROL, function=changes_its_input), "leaves_inputs_alone"),
+    "wrong_at_decode": ("attention", replace(CONTROL, function=wrong_at_decode), "equals_reference"),
+    "ignores_padding": ("attention", replace(CONTROL, function=ignores_padding), "equals_reference"),
+    "other_dtype": ("attention", replace(CONTROL, function=other_dtype), "equals_reference"),
+    "dishonest_yes": ("attention", replace(CONTROL, supports=always), "equals_reference"),
+    "dishonest_about_packed": ("linear", Kernel("plain", unpacked_only, always), "equals_reference"),
+    "no_without_reason": ("attention", replace(CONTROL, supports=lambda c, call: Verdict(False)), "verdicts"),
+    "wrong_backward": ("attention", replace(CONTROL, function=wrong_backward), "backward"),
+    "sinks_without_gradient": ("attention", replace(CONTROL, function=drops_the_gradient_of_sinks), "backward"),
+    "contiguous_only": ("attention", replace(CONTROL, function=takes_memory_for_contiguous), "strided_inputs"),
+    "not_compile_safe": ("attention", replace(CONTROL, function=looks_at_values), "compiles"),
+    "layout_does_not_come_back": ("linear", Kernel("odd", linear_over, always, layout=LAYOUT), "layout_round_trip"),
+}

@@ -1,0 +1,297 @@
+"""Attention with one fault each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from blockzoo.blocks import AttentionPositionConfig, Cost, Dims, Parameter, Role
+from blockzoo.cache import TokenState
+from blockzoo.step import PHASES, Keys, Step
+from blockzoo_blocks.mixers.attention import attention_reference
+from blockzoo_blocks.mixers.gqa import GQAConfig, GroupedQueryAttention
+
+
+class Attention(GQAConfig):
+    """The control: grouped-query attention with a window and sinks, without a fault."""
+
+    caught_by: ClassVar[str] = ""
+
+    @classmethod
+    def samples(cls) -> Sequence[Any]:
+        return [cls(n_heads=4, n_kv_heads=2, sinks=True, window=5)]
+
+    def build(self, dims: Dims, position: AttentionPositionConfig) -> GroupedQueryAttention:
+        module = super().build(dims, position)
+        module.__class__ = self.module()
+        module.attend.bound = dict.fromkeys(PHASES, self.attend)
+        return module
+
+    @classmethod
+    def module(cls) -> type[GroupedQueryAttention]:
+        return GroupedQueryAttention
+
+    @staticmethod
+    def attend(q: Tensor, k: Tensor, v: Tensor, positions: Tensor, keys: Keys, **options: Any) -> Tensor:
+        return attention_reference(q, k, v, positions, keys, **options)
+
+
+# --- what a token sees ---
+
+
+class MaskDropped(Attention):
+    caught_by: ClassVar[str] = "causality"
+
+    @classmethod
+    def samples(cls) -> Sequence[Any]:
+        return [cls(n_heads=4)]
+
+    @staticmethod
+    def attend(q: Tensor, k: Tensor, v: Tensor, positions: Tensor, keys: Keys, **options: Any) -> Tensor:
+        return attention_reference(q, k, v, torch.full_like(positions, 99), keys, **options)
+
+
+class SeesTheNextToken(Attention):
+    caught_by: ClassVar[str] = "causality"
+
+    @staticmethod
+    def attend(q: Tensor, k: Tensor, v: Tensor, positions: Tensor, keys: Keys, **options: Any) -> Tensor:
+        return attention_reference(q, k, v, positions + 1, keys, **options)
+
+
+class WindowOffByOne(Attention):
+    caught_by: ClassVar[str] = "window"
+
+    @staticmethod
+    def attend(q: Tensor, k: Tensor, v: Tensor, positions: Tensor, keys: Keys, **options: Any) -> Tensor:
+        return attention_reference(q, k, v, positions, keys, **{**options, "window": options["window"] + 1})
+
+
+class WindowIgnored(Attention):
+    caught_by: ClassVar[str] = "window"
+
+    @staticmethod
+    def attend(q: Tensor, k: Tensor, v: Tensor, positions: Tensor, keys: Keys, **options: Any) -> Tensor:
+        return attention_reference(q, k, v, positions, keys, **{**options, "window": None})
+
+
+class WindowUndeclared(Attention):
+    caught_by: ClassVar[str] = "mixes"
+    reach: ClassVar[None] = None  # type: ignore[assignment]
+
+
+class SinkIgnored(Attention):
+    caught_by: ClassVar[str] = "gradients"
+
+    @staticmethod
+    def attend(q: Tensor, k: Tensor, v: Tensor, positions: Tensor, keys: Keys, **options: Any) -> Tensor:
+        return attention_reference(q, k, v, positions, keys, **{**options, "sinks": None})
+
+
+class ReadsPadding(Attention):
+    caught_by: ClassVar[str] = "padding"
+
+    @staticmethod
+    def attend(q: Tensor, k: Tensor, v: Tensor, positions: Tensor, keys: Keys, **options: Any) -> Tensor:
+        return attention_reference(q, k, v, positions, Keys(keys.positions.clamp(min=0), False), **options)
+
+
+class AbsolutePositionInScores(Attention):
+    caught_by: ClassVar[str] = "position_shift"
+
+    @staticmethod
+    def attend(q: Tensor, k: Tensor, v: Tensor, positions: Tensor, keys: Keys, **options: Any) -> Tensor:
+        return attention_reference(q * (1 + positions[:, None, :, None]).log(), k, v, positions, keys, **options)
+
+
+class MixesTheBatch(Attention):
+    caught_by: ClassVar[str] = "batch_independence"
+
+    @staticmethod
+    def attend(q: Tensor, k: Tensor, v: Tensor, positions: Tensor, keys: Keys, **options: Any) -> Tensor:
+        return attention_reference(q - q.mean(0), k, v, positions, keys, **options)
+
+
+class DropoutInEvaluation(Attention):
+    caught_by: ClassVar[str] = "evaluation"
+
+    @staticmethod
+    def attend(q: Tensor, k: Tensor, v: Tensor, positions: Tensor, keys: Keys, **options: Any) -> Tensor:
+        return attention_reference(q, k, v, positions, keys, **{**options, "dropout": 0.1})
+
+
+class BranchesOnValues(Attention):
+    caught_by: ClassVar[str] = "compiles"
+
+    @staticmethod
+    def attend(q: Tensor, k: Tensor, v: Tensor, positions: Tensor, keys: Keys, **options: Any) -> Tensor:
+        q = q * 2 if q.sum() > 0 else q + q
+        return attention_reference(q, k, v, positions, keys, **options)
+
+
+# --- the cache ---
+
+
+class CacheNotAdvanced(Attention):
+    caught_by: ClassVar[str] = "cache"
+
+    @classmethod
+    def module(cls) -> type[GroupedQueryAttention]:
+        return with_state(Stuck)
+
+
+class PrefillForgetsTheCache(Attention):
+    """A pass of several tokens sees only itself: right for one prefill, wrong for the second."""
+
+    caught_by: ClassVar[str] = "cache"
+
+    @classmethod
+    def module(cls) -> type[GroupedQueryAttention]:
+        return with_state(SeesOnlyThePass)
+
+
+class PositionsRestart(Attention):
+    """Rotates by the place in the pass."""
+
+    caught_by: ClassVar[str] = "cache"
+
+    @classmethod
+    def module(cls) -> type[GroupedQueryAttention]:
+        class Restarting(GroupedQueryAttention):
+            def forward(self, x: Tensor, step: Step, state: TokenState | None = None) -> Tensor:
+                rotate, here = self.position.rotate, torch.arange(x.shape[1]).expand(x.shape[:2])
+                self.position.rotate = lambda q, k, step: rotate(q, k, replace(step, positions=here))  # type: ignore
+                try:
+                    return super().forward(x, step, state)
+                finally:
+                    del self.position.rotate
+
+        return Restarting
+
+
+class SelectIgnored(Attention):
+    caught_by: ClassVar[str] = "cache_rows"
+
+    @classmethod
+    def module(cls) -> type[GroupedQueryAttention]:
+        return with_state(KeepsOrder)
+
+
+class ResetIgnored(Attention):
+    caught_by: ClassVar[str] = "cache_rows"
+
+    @classmethod
+    def module(cls) -> type[GroupedQueryAttention]:
+        return with_state(NeverForgets)
+
+
+class RollbackIgnored(Attention):
+    caught_by: ClassVar[str] = "cache_rolls_back"
+
+    @classmethod
+    def samples(cls) -> Sequence[Any]:
+        return [cls(n_heads=4)]
+
+    @classmethod
+    def module(cls) -> type[GroupedQueryAttention]:
+        return with_state(NeverForgets)
+
+
+class Stuck(TokenState):
+    def extend(self, step: Step, *new: Tensor) -> tuple[tuple[Tensor, ...], Keys]:
+        found = super().extend(step, *new)
+        self.extent -= step.positions.shape[1]
+        return found
+
+
+class SeesOnlyThePass(TokenState):
+    def extend(self, step: Step, *new: Tensor) -> tuple[tuple[Tensor, ...], Keys]:
+        found = super().extend(step, *new)
+        return found if new[0].shape[-2] == 1 else (new, step.keys)
+
+
+class KeepsOrder(TokenState):
+    def select(self, rows: Tensor) -> None:
+        super().select(torch.arange(len(rows)) % len(self.positions))
+
+
+class NeverForgets(TokenState):
+    def reset(self) -> None:
+        pass
+
+    def rollback(self, length: int) -> None:
+        pass
+
+
+def with_state(kind: type[TokenState]) -> type[GroupedQueryAttention]:
+    class WithState(GroupedQueryAttention):
+        def new_state(self, *args: Any, **kwargs: Any) -> TokenState:
+            state = super().new_state(*args, **kwargs)
+            state.__class__ = kind
+            return state
+
+    return WithState
+
+
+# --- what it says it costs ---
+
+
+class CountsHalfTheCache(Attention):
+    caught_by: ClassVar[str] = "cache_bytes"
+
+    def cost(self, dims: Dims, position: AttentionPositionConfig, context: int) -> Cost:
+        cost = super().cost(dims, position, context)
+        return replace(cost, cache=cost.cache[:1])
+
+
+class CountsNoScores(Attention):
+    caught_by: ClassVar[str] = "flops"
+
+    def cost(self, dims: Dims, position: AttentionPositionConfig, context: int) -> Cost:
+        return replace(super().cost(dims, position, context), flops=super().cost(dims, position, 1).flops)
+
+
+class ForgetsAParameter(Attention):
+    caught_by: ClassVar[str] = "parameters"
+
+    def cost(self, dims: Dims, position: AttentionPositionConfig, context: int) -> Cost:
+        return changed(super().cost(dims, position, context), "sinks", None)
+
+
+class WrongShape(Attention):
+    caught_by: ClassVar[str] = "parameters"
+
+    def cost(self, dims: Dims, position: AttentionPositionConfig, context: int) -> Cost:
+        return changed(super().cost(dims, position, context), "k.weight", Parameter((32, 16), Role.HIDDEN))
+
+
+class RenamedParameter(Attention):
+    caught_by: ClassVar[str] = "state_dict"
+
+    def cost(self, dims: Dims, position: AttentionPositionConfig, context: int) -> Cost:
+        cost = super().cost(dims, position, context)
+        return changed(changed(cost, "o.weight", None), "out.weight", cost.parameters["o.weight"])
+
+
+class RoleMissing(Attention):
+    caught_by: ClassVar[str] = "roles"
+
+    def cost(self, dims: Dims, position: AttentionPositionConfig, context: int) -> Cost:
+        return changed(super().cost(dims, position, context), "q.weight", Parameter((32, 32), Role.OTHER))
+
+
+class UnrepeatableInit(Attention):
+    caught_by: ClassVar[str] = "initialization"
+
+    def cost(self, dims: Dims, position: AttentionPositionConfig, context: int) -> Cost:
+        drawn = Parameter((4,), Role.SINK, init=lambda tensor, generator: tensor.normal_())
+        return changed(super().cost(dims, position, context), "sinks", drawn)
+
+
+def changed(cost: Cost, name: str, parameter: Parameter | None) -> Cost:
+    rest = {n: p for n, p in cost.parameters.items() if n != name}
+    return replace(cost, parameters=rest if parameter is None else {**rest, name: parameter})

@@ -1,0 +1,112 @@
+"""Quantizers with one fault each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from blockzoo.blocks import StateTensor
+from blockzoo_blocks.quantizers.int8 import Int8Config
+from blockzoo_blocks.quantizers.mxfp4 import MXFP4Config
+
+
+class Quantizer(Int8Config):
+    """The control: int8 in groups, without a fault."""
+
+    caught_by: ClassVar[str] = ""
+
+    @classmethod
+    def samples(cls) -> list[Any]:
+        return [cls()]
+
+
+class OffByOneCode(Quantizer):
+    caught_by: ClassVar[str] = "exact_on_its_own_values"
+
+    def unpack(self, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
+        return super().unpack({**tensors, "codes": (tensors["codes"].int() - 1).clamp(-127).to(torch.int8)}, dtype)
+
+
+class CutsInsteadOfRounding(Quantizer):
+    caught_by: ClassVar[str] = "error_bound"
+
+    def pack(self, weight: Tensor) -> dict[str, Tensor]:
+        packed = super().pack(weight)
+        steps = packed["scales"].float().repeat_interleave(self.group_size, dim=-1)
+        codes = torch.where(steps > 0, weight.float() / steps * (1 + 1e-6), 0).trunc().clamp(-127, 127)
+        return {**packed, "codes": codes.to(torch.int8)}
+
+
+class SwappedNibbles(MXFP4Config):
+    caught_by: ClassVar[str] = "precision"
+
+    def unpack(self, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
+        blocks = tensors["blocks"]
+        return super().unpack({**tensors, "blocks": (blocks >> 4) | (blocks << 4)}, dtype)
+
+
+class WrongBits(Quantizer):
+    caught_by: ClassVar[str] = "packed_size"
+
+    @property
+    def weight_bits(self) -> float:
+        return 8.0
+
+
+class ScaleInTheWrongDtype(Quantizer):
+    caught_by: ClassVar[str] = "packed_size"
+
+    def tensors(self, shape: tuple[int, ...]) -> dict[str, StateTensor]:
+        said = super().tensors(shape)
+        return {**said, "scales": StateTensor(said["scales"].shape, torch.float16)}
+
+
+class OneScaleForAllRows(Quantizer):
+    caught_by: ClassVar[str] = "rows_alone"
+
+    def pack(self, weight: Tensor) -> dict[str, Tensor]:
+        packed = super().pack(weight)
+        scales = packed["scales"].max().expand_as(packed["scales"]).clone()
+        steps = scales.float().repeat_interleave(self.group_size, dim=-1)
+        return {"scales": scales, "codes": (weight.float() / steps).round().clamp(-127, 127).to(torch.int8)}
+
+
+class DtypeIgnored(Quantizer):
+    caught_by: ClassVar[str] = "unpacks_to_any_dtype"
+
+    def unpack(self, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
+        return super().unpack(tensors, torch.float32)
+
+
+class TakesNaN(Quantizer):
+    caught_by: ClassVar[str] = "extremes"
+
+    def pack(self, weight: Tensor) -> dict[str, Tensor]:
+        return super().pack(weight.nan_to_num())
+
+
+class ChangesTheWeight(Quantizer):
+    caught_by: ClassVar[str] = "pack_takes_any_dtype"
+
+    def pack(self, weight: Tensor) -> dict[str, Tensor]:
+        packed = super().pack(weight)
+        weight.copy_(self.unpack(packed, weight.dtype))
+        return packed
+
+
+class RefusesNothing(Quantizer):
+    caught_by: ClassVar[str] = "refusals"
+
+    def refuses(self, shape: tuple[int, ...]) -> str | None:
+        return None
+
+
+class ExpertsInTheWrongOrder(Quantizer):
+    caught_by: ClassVar[str] = "matrix_products"
+
+    def unpack(self, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
+        unpacked = super().unpack(tensors, dtype)
+        return unpacked.flip(0) if unpacked.dim() == 3 else unpacked

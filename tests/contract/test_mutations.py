@@ -1,0 +1,152 @@
+"""The suite bites: planted faults, each caught by the check of its name, in one readable line.
+
+Beside each faulty thing the same check passes on the faultless one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from types import new_class
+from typing import Any
+
+import pytest
+
+from blockzoo.blocks import BlockConfig
+from blockzoo.checkpoints.family import Family
+from blockzoo.checkpoints.keymap import KeyMap, Rule
+from blockzoo.registry import Component, Registrar, Registry
+from blockzoo.testing import Check, CheckFailed, checks_of, packages
+from blockzoo_gpt2.family import GPT2
+from tests.conftest import builtin_registry
+from tests.contract.faults import blocks, kernels, mixers, quantizers
+
+ROOT = Path(__file__).resolve().parents[2]
+CONTROLS: dict[str, type[BlockConfig]] = {
+    "mixer": mixers.Attention,
+    "norm": blocks.Norm,
+    "ffn": blocks.FFN,
+    "residual": blocks.Residual,
+    "position": blocks.Position,
+    "quantizer": quantizers.Quantizer,
+}
+
+
+def faulty_blocks() -> list[Any]:
+    found = [v for module in (mixers, blocks, quantizers) for v in vars(module).values() if isinstance(v, type)]
+    faults = [thing for thing in found if issubclass(thing, BlockConfig) and thing.__dict__.get("caught_by")]
+    return [pytest.param(thing, id=f"{thing.kind}-{thing.__name__}-{thing.caught_by}") for thing in faults]
+
+
+def registered(kind: str, name: str, thing: Any) -> tuple[Component, Registry]:
+    registry = builtin_registry()
+    registrar = Registrar(registry, "faults")
+    if kind == "kernel":
+        registrar.kernel(thing[0], replace(thing[1], name=name))
+    else:
+        registrar.block(kind, name, thing)
+    registrar.commit()
+    return Component(kind, name, "faults"), registry
+
+
+def check_of(kind: str, name: str, thing: Any, check: str) -> Check:
+    (found,) = [c for c in checks_of(*registered(kind, name, thing)) if c.name == check]
+    return found
+
+
+def caught(check: Check) -> str:
+    """The message of a check that must fail."""
+    with pytest.raises(CheckFailed) as failure:
+        check.run()
+    message = str(failure.value)
+    assert "\n" not in message
+    assert 20 < len(message) < 500
+    assert "Traceback" not in message
+    return message
+
+
+def control_of(fault: type[BlockConfig]) -> type[BlockConfig]:
+    """The same samples of the same kind of block, without the fault."""
+    control = CONTROLS[fault.kind]
+    if "samples" not in fault.__dict__:
+        return control
+    samples = {"samples": classmethod(fault.samples.__func__)}  # type: ignore[attr-defined]
+    return new_class("Control", (control,), exec_body=lambda namespace: namespace.update(samples))
+
+
+@pytest.mark.parametrize("fault", faulty_blocks())
+def test_a_faulty_block_is_caught_by_name(fault: Any) -> None:
+    if fault.caught_by != "config_round_trip":  # that one's sample is its fault
+        check_of(fault.kind, "control", control_of(fault), fault.caught_by).run()
+    assert caught(check_of(fault.kind, "faulty", fault, fault.caught_by)).startswith("faulty(")
+
+
+@pytest.mark.parametrize("name", kernels.FAULTS)
+def test_a_faulty_kernel_is_caught_by_name(name: str) -> None:
+    op, kernel, check = kernels.FAULTS[name]
+    if check != "layout_round_trip":
+        check_of("kernel", "control", ("attention", kernels.CONTROL), check).run()
+    assert caught(check_of("kernel", name, (op, kernel), check)).startswith(f"{name} on cpu")
+
+
+def family_check(family: Family, check: str) -> Check:
+    registry = builtin_registry()
+    registry.things["family", "gpt2", "gpt2"] = family
+    (found,) = [c for c in checks_of(Component("family", "gpt2", "gpt2"), registry) if c.name == check]
+    return found
+
+
+def swapped_keys() -> KeyMap:
+    """Queries where keys should be, when loading and when saving: the files come back all the same."""
+
+    def swap(rule: Rule) -> Rule:
+        targets = tuple(t.translate(str.maketrans("qk", "kq")) if ".mixer." in t else t for t in rule.targets)
+        return replace(rule, targets=targets)
+
+    keys = GPT2.layouts["hf"].keys
+    return replace(keys, rules=tuple(swap(rule) for rule in keys.rules))
+
+
+def takes_any_key(values: Mapping[str, Any]) -> dict[str, Any]:
+    return GPT2.layouts["hf"].read_config({key: value for key, value in values.items() if key != "no_such_key"})
+
+
+def no_norm_weights() -> KeyMap:
+    """Takes the final norm's bias for something without weight, when loading."""
+    keys = GPT2.layouts["hf"].keys
+    return replace(keys, weightless=(*keys.weightless, "no.such.weight"))
+
+
+@pytest.mark.parametrize(
+    ("check", "changes", "words"),
+    [
+        ("recorded_logits", {"keys": swapped_keys()}, "logits differ"),
+        ("unknown_keys", {"read_config": takes_any_key}, "in silence"),
+        ("every_key_once", {"keys": no_norm_weights()}, "too many in silence"),
+        ("recognized", {"recognizes": lambda values: True}, "look for your model_type"),
+    ],
+)
+def test_a_faulty_family_is_caught_by_name(check: str, changes: dict[str, Any], words: str) -> None:
+    family_check(GPT2, check).run()
+    wrong = replace(GPT2, layouts={"hf": replace(GPT2.layouts["hf"], **changes)})
+    assert words in caught(family_check(wrong, check))
+
+
+def test_a_faulty_package_is_caught_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    entry = EntryPoint("faults", "tests.contract.faults.package", "blockzoo.plugins")
+    package = packages.Package("faults", builtin_registry())
+    monkeypatch.setattr(packages.Package, "entry", lambda self: entry)
+    for function, words in (
+        (packages.imports_fast, "import what is heavy inside functions"),
+        (packages.touches_no_network, "opens the network"),
+        (packages.leaves_global_state_alone, "torch's default dtype"),
+    ):
+        check = Check("package/faults", function.__name__, function, lambda: [package])
+        assert words in caught(check)
+
+
+def test_there_are_many_faults() -> None:
+    assert len(faulty_blocks()) + len(kernels.FAULTS) >= 60
