@@ -76,9 +76,16 @@ def _rewrite(file: Path, names: Sequence[str]) -> None:
     new, count = _ASSIGNMENT.subn(lambda _: assignment, old, count=1)
     if not count:
         new = f"{old.rstrip()}\n{assignment}\n" if old.strip() else f"{_HEADER}{assignment}\n"
-    if _names(new, file) != list(names):  # a comment or name with a bracket in it
+    if not _says(new, names, file):  # a comment or name with a bracket in it
         raise InputError(f"{file}: can't be edited safely; write '{assignment}' into it by hand")
     _write_whole(file, new)
+
+
+def _says(text: str, names: Sequence[str], file: Path) -> bool:
+    try:
+        return _names(text, file) == list(names)
+    except InputError:
+        return False
 
 
 def _write_whole(file: Path, text: str) -> None:

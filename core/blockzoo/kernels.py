@@ -72,6 +72,7 @@ YES = Verdict(True)
 
 
 def no(reason: str) -> Verdict:
+    """A refusal; the reason is for people."""
     return Verdict(False, reason)
 
 

@@ -49,10 +49,13 @@ def expert_linear_reference(
     Unpacks one expert at a time.
     """
     parts = []
+    # unbind, not one index an expert: the backward of an index is as large as all experts together
+    weights = {name: tensor.unbind() for name, tensor in weight.items()}
+    biases = [None] * len(counts) if bias is None else bias.unbind()
     for expert, rows in enumerate(x.split(list(counts))):
         if len(rows):
-            one = {name: tensor[expert] for name, tensor in weight.items()}
-            parts.append(F.linear(rows, _unpacked(one, x.dtype, quantizer), None if bias is None else bias[expert]))
+            one = {name: tensors[expert] for name, tensors in weights.items()}
+            parts.append(F.linear(rows, _unpacked(one, x.dtype, quantizer), biases[expert]))
     if not parts:
         first = next(iter(weight.values()))
         return x.new_zeros(0, bias.shape[-1] if bias is not None else first.shape[1])

@@ -1,4 +1,8 @@
-"""Tiny models in both layouts, packed and not, for the conformance suite; logits as transformers computes them."""
+"""Tiny models in both layouts, packed and not, for the conformance suite; logits as transformers computes them.
+
+It does not read the original layout, whose checkpoint was first converted by us; that key map is held to published
+logits in tests/parity.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +22,13 @@ SIZES: dict[str, Any] = {
     "rope_theta": 150000.0,
 }
 MODEL: dict[str, Any] = {"model_type": "gpt_oss", **SIZES, "num_local_experts": 4, "num_experts_per_tok": 2}
-PACKED = (-0.166575, 0.04017, -0.034389, -0.245271, 0.118687, 0.094339)
 
 HF = (
-    Sample(MODEL, logits=(0.159309, 0.093475, 0.017661, 0.194313, -0.055761, 0.290714)),
-    Sample({**MODEL, "quantization_config": {"quant_method": "mxfp4"}}, logits=PACKED),
+    Sample(MODEL, logits=(0.182443, 0.34475, -0.239678, -0.706628, 0.3306, -0.076869)),
+    Sample(
+        {**MODEL, "quantization_config": {"quant_method": "mxfp4"}},
+        logits=(0.260411, 0.300521, -0.25746, -0.690895, 0.224449, -0.090344),
+    ),
 )
 ORIGINAL = (
     Sample(
@@ -36,6 +42,6 @@ ORIGINAL = (
             "rope_ntk_alpha": 1,
             "rope_ntk_beta": 32,
         },
-        logits=PACKED,
+        logits=(0.032676, -0.365563, 0.666821, -0.08348, 0.288597, -0.545805),
     ),
 )

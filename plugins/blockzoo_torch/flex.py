@@ -78,7 +78,8 @@ def attend(
         return raw if sinks is None else torch.where(s < front, sinks[h].to(raw.dtype), raw)
 
     plain = softcap is None and bias is None and sinks is None
-    function = flex_attention if torch.compiler.is_compiling() else _compiled()  # within a larger graph: part of it
+    # within a larger graph it is a part of that one
+    function: Any = flex_attention if torch.compiler.is_compiling() else _compiled()
     y = function(
         q,
         k,

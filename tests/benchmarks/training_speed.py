@@ -1,10 +1,10 @@
 """Training speed of a GPT-2-shaped model beside transformers' GPT2LMHeadModel, in the same loop on the same tokens.
 
-    python tests/benchmarks/training_speed.py [--device cpu] [--dtype float32 bfloat16] [--vocab 256 50257] [--rounds 10]
+    python tests/benchmarks/training_speed.py [--device cpu] [--dtype float32 bfloat16] [--vocab 256 50257]
 
-The loop is ours for both: AdamW in one pass, clipping, and the loss that keeps one copy of the logits. Rounds of the two
-alternate, and the best of each counts, so that what else the machine does matters little. Aim: at least 1.0 on the CPU in
-both dtypes.
+The loop is ours for both: AdamW in one pass, clipping, and the loss that keeps one copy of the logits. Rounds of the
+two alternate, and the best of each counts, so that what else the machine does matters little. Aim: at least 1.0 on the
+CPU in both dtypes.
 """
 
 from __future__ import annotations

@@ -102,8 +102,8 @@ def swapped_keys() -> KeyMap:
     """Queries where keys should be, when loading and when saving: the files come back all the same."""
 
     def swap(rule: Rule) -> Rule:
-        targets = tuple(t.translate(str.maketrans("qk", "kq")) if ".mixer." in t else t for t in rule.targets)
-        return replace(rule, targets=targets)
+        names = tuple(t.translate(str.maketrans("qk", "kq")) if ".mixer." in t else t for t in rule.canonical)
+        return replace(rule, canonical=names)
 
     keys = GPT2.layouts["hf"].keys
     return replace(keys, rules=tuple(swap(rule) for rule in keys.rules))

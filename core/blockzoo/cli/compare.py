@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import indent
 from typing import Annotated, Any
 
 import typer
@@ -21,7 +22,9 @@ from blockzoo.training.progress import ProgressBar
 from blockzoo.training.run import RunFolder
 
 INTERRUPTED = 130
-DEMONSTRATION = "A demonstration: this little training shows that everything works, and does not decide which architecture is better."
+DEMONSTRATION = (
+    "A demonstration: this little training shows that everything works; it can't decide which architecture is better."
+)
 GROUPS = ("embedding", "unembedding", "mixer", "ffn", "other")
 
 
@@ -39,7 +42,7 @@ def command(
     ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON document")] = False,
 ) -> None:
-    """Train the arms of an experiment and tabulate them. Finished arms are skipped, so it can be run again at any time."""
+    """Train the arms of an experiment and tabulate them. Finished arms are skipped, so run it again at any time."""
     registry = host().registry
     file = shipped_configs("experiments") / "demo.yaml" if file is None else file
     experiment = load_experiment(file, overrides_of(settings or ()))
@@ -89,9 +92,10 @@ def show(experiment: ExperimentConfig, rows: Sequence[dict[str, Any]]) -> None:
     )
     out = console()
     for one in rows:
-        if one["sample"] is not None:
+        if one["samples"] is not None:
             out.print(f"\n{one['arm']} writes:", style="bold")
-            out.print(one["sample"].rstrip())
+            for text in one["samples"]:
+                out.print(indent(text.rstrip(), "  | ", lambda line: True))
     out.print("\nrun folders:", style="bold")
     for one in rows:
         out.print(f"  {one['arm']}: {one['folder'] or 'none: ' + str(one['error'])}")

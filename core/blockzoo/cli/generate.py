@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import typer
@@ -13,13 +13,20 @@ from blockzoo import model as models
 from blockzoo.checkpoints import from_pretrained
 from blockzoo.cli.output import note, print_json
 from blockzoo.config import load_config
-from blockzoo.errors import InputError
+from blockzoo.config.shipped import SUFFIXES, shipped
+from blockzoo.errors import InputError, nearest
 from blockzoo.generation import TextStream, generate
 from blockzoo.model import Decoder
 from blockzoo.plugins import host
 from blockzoo.registry import Registry
 from blockzoo.tokenizers import Tokenizer, load_tokenizer, tokenizer_name
 from blockzoo.training.run import check_device, open_run
+
+DTYPES: dict[str, torch.dtype | Literal["stored"]] = {
+    "stored": "stored",
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+}
 
 
 def command(
@@ -35,16 +42,16 @@ def command(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="of the draws; the same seed gives the same text")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps")] = "cpu",
-    dtype: Annotated[str, typer.Option(help="float32 or bfloat16")] = "float32",
+    dtype: Annotated[str, typer.Option(help="stored, float32 or bfloat16")] = "stored",
     as_json: Annotated[
         bool, typer.Option("--json", help="print one JSON document at the end, and no text before")
     ] = False,
 ) -> None:
     """Continue a prompt."""
     check_device(device)
-    if dtype not in ("float32", "bfloat16"):
-        raise InputError(f"--dtype {dtype}: float32 or bfloat16")
-    model, tokenizer = open_model(ref, device, getattr(torch, dtype), registry=host().registry)
+    if dtype not in DTYPES:
+        raise InputError(f"--dtype {dtype}{nearest(dtype, DTYPES)}")
+    model, tokenizer = open_model(ref, device, DTYPES[dtype], registry=host().registry)
     stream, text = TextStream(tokenizer), ""
     tokens = generate(
         model,
@@ -60,7 +67,8 @@ def command(
     if not as_json:
         _show(prompt)
     count = 0
-    for count, token in enumerate(tokens, start=1):
+    for token in tokens:
+        count += 1
         piece = stream.push(token)
         text += piece
         if not as_json:
@@ -72,25 +80,29 @@ def command(
         _show(rest + "\n")
 
 
-def open_model(ref: str, device: str, dtype: torch.dtype, *, registry: Registry) -> tuple[Decoder, Tokenizer]:
+def open_model(
+    ref: str, device: str, dtype: torch.dtype | Literal["stored"], *, registry: Registry
+) -> tuple[Decoder, Tokenizer]:
     """The model and tokenizer that a reference means. A config's name gives random weights, with a warning."""
-    path = Path(ref)
-    if run := open_run(path):
+    if run := open_run(Path(ref)):
         if not run.model.is_dir():
             state = run.status()["state"]
-            raise InputError(f"{path}: this run is {state}, it has no trained model yet; go on training it first")
-        path = run.model
-    if path.is_dir():
-        model = from_pretrained(path, device=device, dtype=dtype, registry=registry)
-        return model, load_tokenizer(str(path), registry=registry)
+            raise InputError(f"{ref}: this run is {state}, it has no trained model yet; go on training it first")
+        ref = str(run.model)
+    is_config = ref in shipped(registry) or ref.endswith(SUFFIXES) or "/" not in ref
+    if Path(ref).is_dir() or not is_config:
+        model = from_pretrained(ref, device=device, dtype=dtype, registry=registry)
+        return model, load_tokenizer(ref, registry=registry)
     config = load_config(ref, registry=registry)
-    note(
-        f"blockzoo: warning: {config.name} is a config without weights; they are drawn at random, so the text will be noise"
-    )
+    note(f"blockzoo: warning: {config.name} is a config without weights: they are drawn at random, the text is noise")
     tokenizer = load_tokenizer(tokenizer_name(config, registry=registry), registry=registry)
-    return models.build(config, registry=registry, device=device, dtype=dtype), tokenizer
+    floats = torch.float32 if dtype == "stored" else dtype
+    return models.build(config, registry=registry, device=device, dtype=floats), tokenizer
 
 
 def _show(text: str) -> None:
+    """Write at once. What could steer a terminal is made visible: a model may say anything."""
+    if sys.stdout.isatty():
+        text = "".join(char if char.isprintable() or char in "\n\t" else "\ufffd" for char in text)
     sys.stdout.write(text)
     sys.stdout.flush()

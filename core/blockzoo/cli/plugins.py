@@ -87,7 +87,7 @@ def enable(name: str) -> None:
         note("it isn't installed")
 
 
-@command.command("doctor", help="For each plugin that didn't load, why and what to do. Exit status 1 where one is broken.")
+@command.command("doctor", help="Why a plugin didn't load, and what to do. Exit status 1 where one is broken.")
 def doctor(as_json: AsJson = False) -> None:
     from blockzoo.cli.plugins_doctor import examine
 
@@ -122,7 +122,7 @@ def check(
     run(name, only, as_json)
 
 
-@command.command("try", help="Each block of a plugin in each slot it fits of three small models, beside the stock block.")
+@command.command("try", help="Each block in each slot it fits of three small models, beside the stock block.")
 def try_out(
     name: NameOrFile,
     steps: Annotated[int, typer.Option(min=1, help="training steps of each combination")] = 60,

@@ -28,9 +28,7 @@ def rows_of(name: str) -> list[Plugin]:
     selection = Selection.from_environment()
     found = [plugin for plugin in discover(selection) if plugin.name == name]
     if not found:
-        raise InputError(
-            f"no plugin '{name}' is installed{nearest(name, {p.name for p in discover(selection)})}"
-        )
+        raise InputError(f"no plugin '{name}' is installed{nearest(name, {p.name for p in discover(selection)})}")
     if all(plugin.state != "found" for plugin in found):
         return found
     files = tuple(plugin.installed.file for plugin in found if plugin.installed.file is not None)

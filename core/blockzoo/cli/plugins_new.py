@@ -22,9 +22,12 @@ from blockzoo.shipped import PACKAGE
 TEMPLATES = PACKAGE / "templates"
 
 
+TRY = "\n\n`blockzoo plugins try $name` puts it into three small models, trains them and tabulates its cost."
+
+
 @dataclass(frozen=True)
 class Kind:
-    """One kind of plugin: what its module exports, how that is registered, and how a user names it in the README."""
+    """One kind of plugin: what its module exports, how that is registered, and how the README says it is used."""
 
     export: str
     register: str
@@ -32,7 +35,7 @@ class Kind:
 
     @classmethod
     def block(cls, kind: str, yaml: str) -> Kind:
-        use = f"In a model's YAML:\n\n```yaml\n{yaml}\n```"
+        use = f"In a model's YAML:\n\n```yaml\n{yaml}\n```{TRY}"
         return cls("${camel}Config", f'registry.block("{kind}", "$name", ${{camel}}Config)', use)
 
 
@@ -45,12 +48,13 @@ KINDS: Mapping[str, Kind] = {
     "kernel": Kind(
         "KERNEL",
         'registry.kernel("attention", KERNEL)',
-        'Where it can run and is the best, it is chosen; `blockzoo.build(config, kernels={"attention": "$name"})` insists.',
+        "It is chosen where it can run and none of higher priority can;"
+        f' `blockzoo.build(config, kernels={{"attention": "$name"}})` insists on it.{TRY}',
     ),
     "family": Kind(
         "FAMILY",
         "registry.family(FAMILY)",
-        "`blockzoo.from_pretrained(folder)` reads its checkpoints, `blockzoo.save_pretrained(model, folder)` writes them.",
+        "`blockzoo.from_pretrained(folder)` reads a checkpoint, `blockzoo.save_pretrained(model, folder)` writes one.",
     ),
 }
 FILES: Mapping[str, str] = {  # path in the new folder -> template
@@ -58,14 +62,17 @@ FILES: Mapping[str, str] = {  # path in the new folder -> template
     "README.md": "README.md.tmpl",
     ".gitignore": "gitignore.tmpl",
     ".github/workflows/test.yml": "test.yml.tmpl",
-    "$package/__init__.py": "init.py.tmpl",
-    "$package/$kind.py": "kinds/$kind.py.tmpl",
+    "src/$package/__init__.py": "init.py.tmpl",
+    "src/$package/$kind.py": "kinds/$kind.py.tmpl",
     "tests/test_conformance.py": "test_conformance.py.tmpl",
 }
 
 
 def create(name: str, kind: str, output: Path | None) -> None:
-    """Write the package and say what to do next. Raises InputError for a bad name or kind, or a folder that is there."""
+    """Write the package, and say what to do next.
+
+    Raises InputError for a bad name or kind, or a folder that is there.
+    """
     if kind not in KINDS:
         raise InputError(f"--kind: no kind '{kind}'{nearest(kind, KINDS)}")
     check_name(name, kind)
@@ -79,7 +86,7 @@ def create(name: str, kind: str, output: Path | None) -> None:
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_text(text, encoding="utf-8")
     note(
-        f"wrote {folder}: the {kind} is in blockzoo_{name}/{kind}.py. Next:\n"
+        f"wrote {folder}: the {kind} is in src/blockzoo_{name}/{kind}.py. Next:\n"
         f'  cd {folder} && pip install -e ".[test]"\n  blockzoo plugins check {name}\n  pytest'
     )
 
@@ -105,7 +112,7 @@ def render(name: str, kind: str) -> dict[str, str]:
 
 
 def check_name(name: str, kind: str) -> None:
-    """Raises InputError unless a plugin of that name, with a ``kind`` of that name, can be installed beside all others."""
+    """Raises InputError unless a plugin of that name, with a ``kind`` of that name, can stand beside all others."""
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         like = re.sub(r"\W+", "_", name.lower(), flags=re.ASCII).strip("_0123456789")
         better = like if like and not keyword.iskeyword(like) else "my_block"

@@ -12,13 +12,13 @@ from rich.progress import BarColumn, Progress, TextColumn
 from blockzoo.cli.output import note, print_json, table
 from blockzoo.cli.reading import read_plugin
 from blockzoo.errors import InputError
-from blockzoo.registry import Registry
 from blockzoo.experiments.swap import Result, stock_of, trials
 from blockzoo.experiments.swap import run as run_trial
+from blockzoo.registry import Registry
 
 COLUMNS = (
-    "architecture", "slot", "component", "builds", "learns", "loss", "decodes", "tokens/s", "parameters", "bytes", "FLOPs",
-    "cache", "step time",
+    "architecture", "slot", "component", "builds", "learns", "loss", "decodes", "tokens/s",
+    "parameters", "bytes", "FLOPs", "cache", "step time",
 )  # fmt: skip
 
 
@@ -35,8 +35,8 @@ def run(name: str, steps: int, as_json: bool) -> None:
         if result.error:
             print(f"{result.architecture}, {result.component or 'stock'} as {result.slot or 'itself'}: {result.error}")
     print(
-        f"loss: nats a byte on held-out text before and after {steps} steps; costs: times the stock model's; decodes: cached"
-        " logits equal the full pass's, or how far off they are"
+        f"loss: nats a byte on held-out text before and after {steps} steps; decodes: cached logits equal the full"
+        " pass's, or how far off they are; costs: as multiples of the stock model's"
     )
 
 
@@ -81,7 +81,7 @@ def _row(result: Result, stock: Result | None) -> Sequence[object]:
         decodes or ("" if result.error is None else "NO"),
         "" if result.tokens_per_second is None else f"{result.tokens_per_second:.0f}",
         *(
-            _times(getattr(result, name), stock and getattr(stock, name), result is stock)
+            _times(getattr(result, name), None if stock is None else getattr(stock, name), result is stock)
             for name in ("parameters", "weight_bytes", "flops_per_token", "cache_bytes", "step_seconds")
         ),
     )

@@ -72,7 +72,7 @@ def show(folder: RunFolder, as_json: bool) -> None:
         ("training tokens/s", f"{result['tokens_per_second']:,.0f}"),
         ("run folder", folder.path),
     ]
-    table("", ["", ""], rows)
+    table("", ["", folder.path.name], rows)
     note(f"try: blockzoo generate {folder.path} --prompt '...'")
 
 

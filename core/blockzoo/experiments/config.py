@@ -24,7 +24,7 @@ class ArmConfig(Section):
 
 
 class EqualConfig(Section):
-    """YAML: ``equal: {axis: non_embedding, tolerance: 0.01}``. What must be the same in all arms, checked before any runs."""
+    """YAML: ``equal: {axis: non_embedding, tolerance: 0.01}``. What all arms must share, checked before any runs."""
 
     axis: Axis = Field(
         "non_embedding", description="what is held equal; FLOPs and KV bytes at the experiment's context"
@@ -33,14 +33,21 @@ class EqualConfig(Section):
 
 
 class SampleConfig(Section):
-    """YAML: ``sample: {prompt: "import ", max_new_tokens: 200}``. A text from each trained arm; decoding is timed on it."""
+    """YAML: ``sample: {prompts: ["import "]}``. Texts from each trained arm; they time decoding."""
 
-    prompt: str = Field("import ", min_length=1, description="what is continued")
-    max_new_tokens: PositiveInt = Field(100, description="tokens generated")
+    prompts: tuple[str, ...] = Field(("import ",), min_length=1, description="what is continued, each by itself")
+    max_new_tokens: PositiveInt = Field(100, description="tokens generated for each, as far as the context holds them")
     temperature: float = Field(0.8, ge=0, description="0 is greedy")
     top_k: PositiveInt | None = Field(None, description="draw from the k likeliest only")
     top_p: float | None = Field(None, gt=0, le=1, description="draw from the likeliest that reach p together")
     seed: NonNegativeInt = Field(0, description="of the draws")
+
+    @field_validator("prompts")
+    @classmethod
+    def _not_empty(cls, prompts: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(prompts):
+            raise ValueError("a prompt is empty; generation starts from at least one token")
+        return prompts
 
 
 class ExperimentConfig(Section):

@@ -52,7 +52,7 @@ def with_overrides(node: Node, overrides: Mapping[str, Any]) -> Node:
 
 
 def make_plans(experiment: ExperimentConfig, folder: Path, out: Path, *, registry: Registry) -> list[ArmPlan]:
-    """The runs of an experiment whose file lies in ``folder``. Raises BlockzooError for any arm that can't run as asked."""
+    """The runs of an experiment whose file lies in ``folder``. Raises ConfigError, all arms together."""
     models: dict[str, ModelConfig] = {}
     problems: list[Problem] = []
     for name, arm in experiment.arms.items():

@@ -27,7 +27,7 @@ class RecipeConfig(Section):
 
 
 def read_recipe(file: Path | None, overrides: Mapping[str, Any], *, context_length: int) -> RecipeConfig:
-    """A recipe from YAML or the defaults, overrides laid over it. Where no block is given, it is what the context holds.
+    """A recipe from YAML or the defaults, overrides laid over it. The block defaults to what the context holds.
 
     Raises ConfigError with everything wrong in it.
     """

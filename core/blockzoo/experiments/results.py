@@ -29,6 +29,6 @@ def row(plan: ArmPlan, folder: RunFolder | None, error: str | None = None) -> di
         "bits_per_byte": result.get("bits_per_byte"),
         "train_tokens_per_second": result.get("tokens_per_second"),
         "decode_tokens_per_second": sample.get("decode_tokens_per_second"),
-        "sample": sample.get("text"),
+        "samples": sample.get("texts"),
         "folder": str(folder.path) if folder else None,
     }

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from blockzoo.checkpoints import from_pretrained
-from blockzoo.experiments.config import SampleConfig
 from blockzoo.experiments.plan import ArmPlan
 from blockzoo.generation import generate
+from blockzoo.model import Decoder
 from blockzoo.registry import Registry
-from blockzoo.tokenizers import load_tokenizer
+from blockzoo.tokenizers import Tokenizer, load_tokenizer
 from blockzoo.training.data import prepare
 from blockzoo.training.loop import Reporter
 from blockzoo.training.run import Run, RunFolder
@@ -36,30 +37,35 @@ def run_arm(plan: ArmPlan, *, registry: Registry, reporter: Reporter | None = No
 
 
 def draw_sample(plan: ArmPlan, folder: RunFolder, *, registry: Registry) -> dict[str, Any]:
-    """``text``, and ``decode_tokens_per_second`` of one sequence, the prompt's pass left out."""
+    """``texts``, one a prompt, and ``decode_tokens_per_second`` of one sequence, the prompts' own passes left out."""
     tokenizer = load_tokenizer(plan.tokenizer, registry=registry)
     model = from_pretrained(folder.model, device=plan.train.device, dtype=torch.float32, registry=registry)
+    prompts = [tokenizer.encode(prompt) for prompt in plan.sample.prompts]
+    for _ in _tokens(model, plan, prompts[0], tokenizer):
+        pass  # the first pass of anything is slow
+    texts, seconds, steps = [], 0.0, 0
+    for text, prompt in zip(plan.sample.prompts, prompts, strict=True):
+        tokens, times = [], []
+        for token in _tokens(model, plan, prompt, tokenizer):
+            tokens.append(token)
+            times.append(time.perf_counter())
+        texts.append(text + tokenizer.decode(tokens))
+        if times:
+            seconds += times[-1] - times[0]
+            steps += len(times) - 1
+    return {"texts": texts, "decode_tokens_per_second": steps / seconds if steps else None}
+
+
+def _tokens(model: Decoder, plan: ArmPlan, prompt: list[int], tokenizer: Tokenizer) -> Iterator[int]:
     sample = plan.sample
-    prompt = tokenizer.encode(sample.prompt)
-    room = plan.model.context_length - len(prompt)
-    n_new = min(sample.max_new_tokens, room)
-    list(_tokens(model, prompt, min(8, n_new), sample, tokenizer.n_tokens))  # the first pass of anything is slow
-    tokens, times = [], []
-    for token in _tokens(model, prompt, n_new, sample, tokenizer.n_tokens):
-        tokens.append(token)
-        times.append(time.perf_counter())
-    speed = (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else None
-    return {"text": sample.prompt + tokenizer.decode(tokens), "decode_tokens_per_second": speed}
-
-
-def _tokens(model: Any, prompt: list[int], n_new: int, sample: SampleConfig, n_tokens: int) -> Any:
     return generate(
         model,
         prompt,
-        max_new_tokens=n_new,
+        max_new_tokens=max(0, min(sample.max_new_tokens, plan.model.context_length - len(prompt))),
         temperature=sample.temperature,
         top_k=sample.top_k,
         top_p=sample.top_p,
         seed=sample.seed,
-        n_tokens=n_tokens,
+        stop=tokenizer.stop_tokens,
+        n_tokens=tokenizer.n_tokens,
     )

@@ -1,7 +1,7 @@
-"""The swap matrix: each block of a plugin in every slot it fits of three small architectures, each beside the stock block.
+"""The swap matrix: each block of a plugin in every slot it fits of three small architectures, beside the stock block.
 
-A trial builds the model, trains it for a moment on text of Python's own documentation, and decodes with a cache. It shows
-what builds, learns and decodes, and at what cost; it proves nothing about quality at size.
+A trial builds the model, trains it for a moment on text of Python's own documentation, and decodes with a cache. It
+shows what builds, learns and decodes, and at what cost; it proves nothing about quality at size.
 
 Axes: B sequences, T tokens.
 """
@@ -218,7 +218,7 @@ def _sample(cls: type[BlockConfig]) -> BlockConfig:
 # --- what is done with a model ---
 
 
-def _costs(config: ModelConfig) -> dict[str, int]:
+def _costs(config: ModelConfig) -> dict[str, Any]:
     said = account(config, CONTEXT)
     return {
         "parameters": said.parameters["total"],

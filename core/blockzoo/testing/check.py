@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -65,7 +66,7 @@ class Check:
 def _subjects(check: Check) -> Sequence[Subject]:
     try:
         return check.subjects()
-    except CheckSkipped:
+    except (CheckSkipped, CheckFailed):
         raise
     except Exception as error:
         raise CheckFailed(f"{check.component}: its samples can't be made: {one_line(error)}") from error
@@ -84,12 +85,13 @@ def _run_one(function: Callable[[Any], None], subject: Subject) -> None:
 
 @contextmanager
 def _unchanged_surroundings() -> Iterator[None]:
-    """Checks draw from generators of their own; what a block does to the global one ends with the check."""
-    state = torch.get_rng_state()
+    """Checks draw from generators of their own; what is done to the global ones ends with the check."""
+    states = torch.get_rng_state(), random.getstate()
     try:
         yield
     finally:
-        torch.set_rng_state(state)
+        torch.set_rng_state(states[0])
+        random.setstate(states[1])
 
 
 def one_line(error: BaseException) -> str:

@@ -82,9 +82,8 @@ class KernelSubject:
 def subjects_of(op: str, kernel: Kernel, registry: Registry) -> Sequence[KernelSubject]:
     known = registry.ops()
     need(op in known, f"kernel '{kernel.name}' is for op '{op}', which nobody registers")
-    quantizers = tuple(
-        sample for n in registry.names("quantizer") for sample in registry.block("quantizer", n).samples()
-    )
+    configs: list[type[QuantizerConfig]] = [registry.get("quantizer", name) for name in registry.names("quantizer")]
+    quantizers = tuple(sample for config in configs for sample in config.samples())
     devices = ["cpu"] + ["cuda"] * torch.cuda.is_available()
     return [KernelSubject(kernel, known[op], torch.device(device), quantizers) for device in devices]
 
@@ -102,9 +101,8 @@ def _need_equal(subject: KernelSubject, example: Example, dtype: torch.dtype, ho
             )
     where = f"'{example.name}' in {dtype}{how}"
     need(found.dtype == expected.dtype, f"{where}: gives {found.dtype}, the reference {expected.dtype}")
-    error = error_of(found, expected)
-    within = subject.op.tolerances[dtype]
-    need(error <= within, f"{where}: is {error:.1e} off the reference, the op's tolerance is {within:.0e}")
+    off, within = error_of(found, expected), subject.op.tolerances[dtype]
+    need(off <= within, f"{where}: is {off:.1e} off the reference, the op's tolerance is {within:.0e}")
 
 
 def equals_reference(subject: KernelSubject) -> None:
@@ -135,7 +133,7 @@ def _strided(value: Any) -> Any:
         return torch.stack([value, torch.full_like(value, float("nan"))], dim=-1)[..., 0]
     if isinstance(value, Mapping):
         return {name: _strided(inner) for name, inner in value.items()}
-    if isinstance(value, tuple) and not hasattr(value, "_fields"):
+    if type(value) is tuple:  # Keys and its like are tuples too
         return tuple(_strided(inner) for inner in value)
     return value
 

@@ -5,6 +5,8 @@ Axes: B batch, T tokens, H heads, Dh head_dim, D d_model.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from blockzoo.blocks import AdditivePositionConfig, AttentionPositionConfig
@@ -55,7 +57,11 @@ def position_shift(subject: BlockSubject) -> None:
         bias = module.bias(step.positions, step.positions)
         scores.append(q @ k.transpose(-1, -2) + (0 if bias is None else bias))
     need_close(
-        scores[1], scores[0], 1e-5, f"scores change when all positions move by {SHIFT}: declare shift_invariant = False"
+        scores[1],
+        scores[0],
+        1e-5,
+        f"scores change when all positions move by {SHIFT}: only differences should count"
+        " (or say shift_invariant = False)",
     )
 
 
@@ -85,7 +91,8 @@ def tables_are_its_own(subject: BlockSubject) -> None:
     for config in (*others, subject.config):
         assert isinstance(config, AttentionPositionConfig)
         for dtype in (torch.float64, torch.float32):
-            module, q = config.build(HEAD_DIM, HEADS), draw(BATCH, HEADS, LENGTH, HEAD_DIM, dtype=dtype)
+            module: Any = config.build(HEAD_DIM, HEADS)
+            q = draw(BATCH, HEADS, LENGTH, HEAD_DIM, dtype=dtype)
             found, alone = (module.rotate(q, q, step)[0] for step in (shared, step_of()))
             need(
                 torch.equal(found, alone),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from blockzoo.blocks import ResidualConfig
-from blockzoo.testing.check import need, need_close
+from blockzoo.testing.check import CheckSkipped, need, need_close
 from blockzoo.testing.subjects import BATCH, DIMS, LENGTH, BlockSubject, inputs, step_of
 from blockzoo.testing.toys import ToyMixer
 
@@ -14,7 +15,7 @@ def norm_names(subject: BlockSubject) -> None:
     """The norms it makes are those that norms() names."""
     assert isinstance(subject.config, ResidualConfig)
     module = subject.build()
-    has = hasattr(module, "mixer") and module.mixer is not None, hasattr(module, "ffn") and module.ffn is not None
+    has = (_branch(module, "mixer") is not None, _branch(module, "ffn") is not None)
     own = set(subject.config.cost(DIMS).parameters)
     branches = ("mixer.", "ffn.")
     built = {n.rpartition(".")[0] for n, _ in module.named_parameters() if not n.startswith(branches) and n not in own}
@@ -28,7 +29,7 @@ def passes_reports_on(subject: BlockSubject) -> None:
     with torch.no_grad():
         out = module(inputs(), step_of())
     need(isinstance(out, tuple) and len(out) == 2, "forward must return (x, aux)")
-    if module.ffn is not None:
+    if _branch(module, "ffn") is not None:
         need("seen" in out[1], "drops what the ffn reports: return its aux beside x")
     need(out[0].shape == inputs().shape, f"{tuple(inputs().shape)} goes in and {tuple(out[0].shape)} comes out")
 
@@ -36,10 +37,11 @@ def passes_reports_on(subject: BlockSubject) -> None:
 def passes_state_on(subject: BlockSubject) -> None:
     """The mixer gets the state: token by token equals all at once."""
     module = subject.build()
-    if module.mixer is None:
-        return
-    assert isinstance(module.mixer, ToyMixer)
-    state = module.mixer.new_state(BATCH, LENGTH, torch.device("cpu"), torch.float32)
+    mixer = _branch(module, "mixer")
+    if mixer is None:
+        raise CheckSkipped("has no mixer")
+    assert isinstance(mixer, ToyMixer)
+    state = mixer.new_state(BATCH, LENGTH, torch.device("cpu"), torch.float32)
     with torch.no_grad():
         full = subject.call(module, inputs(), step_of())
         parts = [module(inputs()[:, t : t + 1], step_of(length=1, start=t), state)[0] for t in range(LENGTH)]
@@ -53,7 +55,11 @@ def both_branches_count(subject: BlockSubject) -> None:
     y = subject.call(module, x, step_of())
     found = torch.autograd.grad(y.square().sum(), [x, *module.parameters()], allow_unused=True)
     dead = [n for n, g in zip(["the input", *names], found, strict=True) if g is None or not bool(g.abs().max() > 0)]
-    need(not dead, f"{', '.join(dead)} has no part in the output: a branch is left out")
+    need(not dead, f"{', '.join(dead)} without a part in the output: a branch is left out")
+
+
+def _branch(module: nn.Module, name: str) -> nn.Module | None:
+    return dict(module.named_children()).get(name)
 
 
 CHECKS = (norm_names, passes_reports_on, passes_state_on, both_branches_count)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ValidationError
 from torch import Tensor, nn
 
 from blockzoo.blocks import (
@@ -32,7 +33,7 @@ from blockzoo.blocks import (
 )
 from blockzoo.registry import Component, Registry
 from blockzoo.step import Phase, Step
-from blockzoo.testing.check import need
+from blockzoo.testing.check import CheckFailed, need
 from blockzoo.testing.toys import ToyFFN, ToyFFNConfig, ToyMixer, ToyNorm, ToyNormConfig
 
 BATCH, LENGTH = 2, 12
@@ -112,7 +113,13 @@ def padded_step(real: Tensor) -> Step:
 
 def subjects_of(component: Component, config: type[BlockConfig], registry: Registry) -> Sequence[BlockSubject]:
     """The samples of a block that fit DIMS, with every form of position where it is a mixer."""
-    samples = list(config.samples())
+    try:
+        samples = list(config.samples())
+    except ValidationError as error:
+        wanted = ", ".join(".".join(map(str, problem["loc"])) for problem in error.errors())
+        raise CheckFailed(
+            f"{component.name}: samples() fails on {wanted}: override it to return small instances of {config.__name__}"
+        ) from error
     need(samples, "samples() gives none: return at least one instance")
     return [subject for sample in samples for subject in _subjects(component.name, sample, registry)]
 
@@ -159,17 +166,20 @@ def _mixers(label: str, config: MixerConfig, registry: Registry) -> Iterator[Blo
     need("none" in config.positions, "positions lacks 'none': a layer may have no position")
     taken = [position for form, position in positions_by_form(registry).items() if form in config.positions]
     for position in taken:
-        refusal = next(iter(config.check_position(DIMS, position)), None)
-        if refusal is None:
-            yield _subject(
-                f"{label} with {type(position).__name__.removesuffix('Config')}",
-                config,
-                registry,
-                lambda position=position: config.build(DIMS, position),
-                lambda c, position=position: config.cost(DIMS, position, c),
-                lambda module, x, step: module(x, step),
-                position,
-            )
+        if next(iter(config.check_position(DIMS, position)), None) is None:
+            yield _mixer(label, config, position, registry)
+
+
+def _mixer(label: str, config: MixerConfig, position: AttentionPositionConfig, registry: Registry) -> BlockSubject:
+    return _subject(
+        f"{label} with {type(position).__name__.removesuffix('Config')}",
+        config,
+        registry,
+        lambda: config.build(DIMS, position),
+        lambda context: config.cost(DIMS, position, context),
+        lambda module, x, step: module(x, step),
+        position,
+    )
 
 
 def positions_by_form(registry: Registry) -> dict[PositionForm, AttentionPositionConfig]:
@@ -230,4 +240,4 @@ def describe(name: str, config: BlockConfig) -> str:
 
 
 def _short(value: object) -> str:
-    return type(value).__name__.removesuffix("Config") if hasattr(value, "model_fields_set") else repr(value)
+    return type(value).__name__.removesuffix("Config") if isinstance(value, BaseModel) else repr(value)

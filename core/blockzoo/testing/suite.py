@@ -11,6 +11,7 @@ from blockzoo.errors import PluginError, nearest
 from blockzoo.plugins import host
 from blockzoo.registry import Component, Registry
 from blockzoo.testing import (
+    caches,
     configs,
     families,
     ffns,
@@ -33,7 +34,7 @@ Function = Callable[[Any], None]
 BLOCK: tuple[Function, ...] = (*configs.CHECKS, *modules.CHECKS, *numerics.CHECKS)
 BY_KIND: Mapping[str, tuple[Function, ...]] = {
     "norm": (*BLOCK, *norms.CHECKS, *slots.CHECKS),
-    "mixer": (*BLOCK, *mixers.CHECKS, *slots.CHECKS),
+    "mixer": (*BLOCK, *mixers.CHECKS, *caches.CHECKS, *slots.CHECKS),
     "ffn": (*BLOCK, *ffns.CHECKS, *slots.CHECKS),
     "position": (*BLOCK, *positions.CHECKS, *slots.CHECKS),
     "residual": (*BLOCK, *residuals.CHECKS, *slots.CHECKS),
@@ -74,5 +75,6 @@ def _subjects(component: Component, registry: Registry) -> Sequence[Subject]:
     if component.kind == "op":
         return ops.subjects_of(thing)
     if component.kind == "kernel":
-        return kernels.subjects_of(*thing, registry)
+        op, kernel = thing
+        return kernels.subjects_of(op, kernel, registry)
     return families.subjects_of(thing, registry)

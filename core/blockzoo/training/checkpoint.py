@@ -1,8 +1,8 @@
 """Checkpoints of a training: everything needed to go on bit for bit, in one folder that appears whole or not at all.
 
 ``<folder>/step-00000100/`` holds ``model.safetensors`` (state dict names), ``optimizer.safetensors``
-(``<parameter>.<moment>``) and ``training.json``. Random numbers are drawn from (seed, step), so the step is all of their
-state. Nothing is pickled.
+(``<parameter>.<moment>``) and ``training.json``. Random numbers are drawn from (seed, step), so the step is all of
+their state. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -82,16 +82,16 @@ class Checkpoints:
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: dict[nn.Parameter, str]) -> dict[str, Tensor]:
     """``<parameter>.<moment>`` -> tensor, for every parameter that has been stepped."""
     return {
-        f"{names[parameter]}.{moment}": value
-        for parameter, state in optimizer.state.items()
-        for moment, value in state.items()
+        f"{name}.{moment}": value
+        for parameter, name in names.items()
+        for moment, value in optimizer.state.get(parameter, {}).items()
     }
 
 
 def restore_optimizer(
     optimizer: torch.optim.Optimizer, names: dict[nn.Parameter, str], tensors: dict[str, Tensor]
 ) -> None:
-    """The inverse of ``optimizer_tensors``: each tensor on its parameter's device. Raises KeyError for a name left over."""
+    """The inverse of ``optimizer_tensors``, onto the parameters' devices. Raises KeyError for an unknown name."""
     parameters = {name: parameter for parameter, name in names.items()}
     optimizer.state.clear()
     for key, value in tensors.items():

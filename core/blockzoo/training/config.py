@@ -61,7 +61,7 @@ class EvalConfig(Section):
 
 
 class SeedsConfig(Section):
-    """YAML: ``seeds: {init: 0, data: 0, dropout: 0}``. Apart, so that arms can share an order of data and differ in init."""
+    """YAML: ``seeds: {init: 0, data: 0, dropout: 0}``. Apart: arms share an order of data and differ in init."""
 
     init: NonNegativeInt = Field(0, description="draws the weights")
     data: NonNegativeInt = Field(0, description="draws the order of the data")
@@ -112,7 +112,7 @@ class TrainConfig(Section):
 
 
 class DataConfig(Section):
-    """YAML: ``data: {path: corpus.txt}``. By default the Python standard library's own text, which every machine has."""
+    """YAML: ``data: {path: corpus.txt}``. Default: the Python standard library's own text, which every machine has."""
 
     path: Path | None = Field(
         None, description="a text file or a folder of them; null: the Python standard library's text"

@@ -86,8 +86,8 @@ def read_corpus(config: DataConfig) -> Corpus:
 def split(corpus: Corpus, held_out: float) -> tuple[list[str], list[str]]:
     """Pieces of text to train on and to hold out, in the corpus's order.
 
-    Documents are cut at line ends into pieces of about ``PIECE`` characters (smaller in a small corpus); the pieces whose
-    names hash lowest are held out until ``held_out`` of the text is reached, so a new file elsewhere moves little.
+    Documents are cut at line ends into pieces of about ``PIECE`` characters (smaller in a small corpus); the pieces
+    whose names hash lowest are held out until ``held_out`` of the text is reached: a new file elsewhere moves little.
     """
     total = sum(len(document.text) for document in corpus.documents)
     size = min(PIECE, max(1, total // 40))

@@ -1,8 +1,8 @@
 """Cross entropy that writes the gradient over the logits.
 
-Logits are by far the largest tensor of a small model with a real vocabulary (12 x 256 x 50257 floats: 617 MB). The usual way
-keeps them, their logarithms and the gradient; here one copy is all there is, worked on a few rows at a time so that what is
-in float32 for a moment stays in the processor's cache.
+Logits are by far the largest tensor of a small model with a real vocabulary (12 x 256 x 50257 floats: 617 MB). The
+usual way keeps them, their logarithms and the gradient; here one copy is all there is, worked on a few rows at a time,
+so that what is in float32 for a moment stays in the processor's cache.
 
 Axes: N tokens, V vocabulary.
 """
@@ -24,7 +24,7 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
     Computed in float32 at least. Backward overwrites ``logits``: autograd raises if anybody else still needs them.
     """
-    return _CrossEntropy.apply(logits, targets)  # type: ignore[no-any-return,no-untyped-call]
+    return _CrossEntropy.apply(logits, targets)
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -38,7 +38,7 @@ class _CrossEntropy(torch.autograd.Function):
         return (totals - chosen).mean()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         logits, targets, totals = ctx.saved_tensors
         rows = _rows(logits)
         scale = gradient / len(logits)

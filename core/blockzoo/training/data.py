@@ -51,7 +51,7 @@ class Dataset:
         return torch.from_numpy(windows.astype(np.int64))
 
     def held_out_batches(self, n_tokens: int, n_sequences: int, length: int) -> Iterator[Tensor]:
-        """The first ``n_tokens`` held-out targets (fewer where there are fewer), in order, (B <= n_sequences, length + 1)."""
+        """The first ``n_tokens`` held-out targets (or all there are), in order: (B <= n_sequences, length + 1)."""
         n_windows = min(-(-n_tokens // length), (len(self.held_out) - 1) // length)
         tokens = torch.from_numpy(self.held_out[: n_windows * length + 1].astype(np.int64))
         windows = tokens.unfold(0, length + 1, length)
@@ -62,8 +62,8 @@ class Dataset:
         for name, tokens in (("training", self.train), ("held-out", self.held_out)):
             if len(tokens) <= length:
                 raise InputError(
-                    f"{self.name}: {len(tokens)} {name} tokens, a sequence has {length + 1} (train.block and its target);"
-                    " give more text or a shorter block"
+                    f"{self.name}: {len(tokens)} {name} tokens, a sequence has {length + 1} (train.block and its"
+                    " target): give more text or a shorter block"
                 )
 
 

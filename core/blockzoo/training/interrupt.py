@@ -9,7 +9,7 @@ from types import FrameType, TracebackType
 from blockzoo.errors import RunError
 
 
-class Interrupted(RunError):
+class Interrupted(RunError):  # noqa: N818 (nothing went wrong)
     """The user stopped a run; what it had done is saved."""
 
 

@@ -126,8 +126,8 @@ def run_loop(
 ) -> float:
     """Train from where ``training`` stands to its last step; the held-out bits per byte at the end.
 
-    Raises RunError for a loss that is no number (naming the step; the last checkpoint is from before it) and Interrupted,
-    after a checkpoint, when ``interrupt`` asks for it.
+    Raises RunError for a loss that is no number (naming the step; the last checkpoint is from before it) and
+    Interrupted, after a checkpoint, when ``interrupt`` asks for it.
     """
     config, total = training.config, training.config.total_steps
     training.model.train()
@@ -163,8 +163,8 @@ def run_loop(
 def bits_per_byte(model: Decoder, data: Dataset, tokens: int, batch_size: int, block: int, dtype: str) -> float:
     """Bits to encode the first held-out ``tokens``, over the bytes of text they stand for.
 
-    Windows of ``block`` tokens follow each other without overlap, so every token is predicted from those before it in its
-    window. Sums in float64 of losses in float32.
+    Windows of ``block`` tokens follow each other without overlap, so every token is predicted from those before it in
+    its window. Sums in float64 of losses in float32.
     """
     device = model.device
     nats = torch.zeros((), dtype=torch.float64)
@@ -192,7 +192,7 @@ def autocast(device: torch.device, dtype: str) -> contextlib.AbstractContextMana
 
 
 def step_seed(seed: int, step: int) -> int:
-    """One seed for everything random inside a step. Streams of neighbouring steps are unrelated: the seed is only mixed in."""
+    """One seed for everything random inside a step: mixed, so that (1, 0) and (0, 1) differ."""
     return (seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + 0x94D049BB133111EB) % 2**63
 
 
@@ -210,8 +210,8 @@ def _write_metrics(
     for line in lines:
         if not math.isfinite(line["loss"]):
             raise RunError(
-                f"the loss is {line['loss']} at step {line['step']}: training diverged. Lower train.optimizer.lr, lengthen"
-                " train.schedule.warmup, or clip (train.optimizer.clip)"
+                f"the loss is {line['loss']} at step {line['step']}: training diverged. Lower train.optimizer.lr,"
+                " lengthen train.schedule.warmup, or clip (train.optimizer.clip)"
             )
     metrics.append(lines)
     pending.clear()

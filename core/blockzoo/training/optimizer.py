@@ -22,7 +22,7 @@ def decayed(roles: Mapping[str, Parameter]) -> dict[str, bool]:
 
 
 def named_parameters(model: nn.Module, config: ModelConfig) -> dict[str, nn.Parameter]:
-    """The model's parameters in the order in which the config lists them: the order is part of a checkpoint's meaning."""
+    """The model's parameters, in the order in which the config lists them."""
     found = dict(model.named_parameters())
     roles = parameters_of(config)
     assert found.keys() == roles.keys(), f"config and model disagree: {sorted(found.keys() ^ roles.keys())}"

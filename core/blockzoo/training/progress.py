@@ -42,8 +42,9 @@ class ProgressBar:
 
     def step(self, tokens: int, loss: float | None) -> None:
         assert self._progress is not None
-        note = {} if loss is None else {"note": f"loss {loss:.3f}{self._bits}"}
-        self._progress.update(self._task, completed=tokens, **note)
+        self._progress.update(self._task, completed=tokens)
+        if loss is not None:
+            self._progress.update(self._task, note=f"loss {loss:.3f}{self._bits}")
 
     def evaluated(self, bits_per_byte: float) -> None:
         assert self._progress is not None

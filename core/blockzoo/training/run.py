@@ -42,8 +42,8 @@ State = Literal["new", "running", "interrupted", "failed", "done"]
 class RunFolder:
     """A run on disk: the truth about it. Results are read from here, never from logs.
 
-    ``run.json`` what was asked for; ``status.json`` how far it is; ``metrics.jsonl`` a line a step; ``checkpoints/`` to go
-    on from; ``model/`` the trained model; ``result.json`` the figures.
+    ``run.json`` what was asked for; ``status.json`` how far it is; ``metrics.jsonl`` a line a step; ``checkpoints/`` to
+    go on from; ``model/`` the trained model; ``result.json`` the figures.
     """
 
     path: Path
@@ -141,8 +141,8 @@ class Run:
             )
         if len(self.data.token_lengths) > self.model.vocab_size:
             raise InputError(
-                f"the tokenizer '{self.tokenizer}' has {len(self.data.token_lengths)} tokens, {self.model.name} a vocabulary"
-                f" of {self.model.vocab_size}: set vocab_size, or name another tokenizer"
+                f"the tokenizer '{self.tokenizer}' has {len(self.data.token_lengths)} tokens, {self.model.name} a"
+                f" vocabulary of {self.model.vocab_size}: set vocab_size, or name another tokenizer"
             )
         self.data.check(self.train.block)
         check_device(self.train.device)

@@ -167,6 +167,8 @@ class AllocatesWhenBuilt(Norm):
 
 
 class UndescribedOption(Norm):
+    """An option that nobody explains."""
+
     caught_by: ClassVar[str] = "described"
     eps: float = 1e-6
 

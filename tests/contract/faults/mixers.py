@@ -189,7 +189,7 @@ class ResetIgnored(Attention):
         return with_state(NeverForgets)
 
 
-class RollbackIgnored(Attention):
+class RollsBackTooFar(Attention):
     caught_by: ClassVar[str] = "cache_rolls_back"
 
     @classmethod
@@ -198,7 +198,7 @@ class RollbackIgnored(Attention):
 
     @classmethod
     def module(cls) -> type[GroupedQueryAttention]:
-        return with_state(NeverForgets)
+        return with_state(ForgetsOneMore)
 
 
 class Stuck(TokenState):
@@ -223,8 +223,11 @@ class NeverForgets(TokenState):
     def reset(self) -> None:
         pass
 
+
+class ForgetsOneMore(TokenState):
     def rollback(self, length: int) -> None:
-        pass
+        super().rollback(length)
+        self.positions[:, length - 1] = -1
 
 
 def with_state(kind: type[TokenState]) -> type[GroupedQueryAttention]:

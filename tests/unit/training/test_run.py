@@ -259,7 +259,7 @@ def test_ctrl_c_on_the_command_line_saves_and_the_same_command_goes_on(text: Pat
         deadline = time.monotonic() + 60
         while not list(tmp_path.glob("runs/tiny-*/metrics.jsonl")) and time.monotonic() < deadline:
             time.sleep(0.05)
-        while not list(tmp_path.glob("runs/tiny-*/metrics.jsonl"))[0].stat().st_size and time.monotonic() < deadline:
+        while not next(tmp_path.glob("runs/tiny-*/metrics.jsonl")).stat().st_size and time.monotonic() < deadline:
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)

@@ -1,0 +1,25 @@
+"""docs/plugin-authors/testing.md names every check with what it holds a plugin to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from blockzoo.testing import packages
+from blockzoo.testing.suite import BY_KIND
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "plugin-authors" / "testing.md").read_text(encoding="utf-8")
+
+
+def test_every_check_is_explained() -> None:
+    functions = {function for functions in (packages.CHECKS, *BY_KIND.values()) for function in functions}
+    for function in functions:
+        about = (function.__doc__ or "").strip().partition("\n")[0]
+        assert about.endswith("."), f"{function.__module__}.{function.__name__}: say it in one line"
+        assert f"| `{function.__name__}` | {about} |" in PAGE, f"testing.md lacks: | `{function.__name__}` | {about} |"
+
+
+def test_the_page_names_no_check_that_is_gone() -> None:
+    names = {function.__name__ for functions in (packages.CHECKS, *BY_KIND.values()) for function in functions}
+    rows = PAGE[PAGE.index("## The package") :].splitlines()
+    listed = {row.split("`")[1] for row in rows if row.startswith("| `")}
+    assert listed == names

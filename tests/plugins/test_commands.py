@@ -1,0 +1,187 @@
+"""``blockzoo plugins list|show|disable|enable|doctor|check|try`` beside plugins that are broken, slow or wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from blockzoo.cli import main
+from blockzoo.cli.plugins_check import outcome_of
+from blockzoo.experiments.swap import ARCHITECTURES, Trial, run, trials
+from blockzoo.plugins import host, load_file, reset_host
+from blockzoo.testing import checks
+from tests.plugins.blocks_in_files import RAISES, RIGHT, WRONG_COST
+from tests.plugins.test_isolation import FAILING
+
+IMPORTS_NOTHING = """
+import sys
+from blockzoo.cli import main
+commands = (["disable", "demo"], ["disable", "demo"], ["list"], ["enable", "demo"], ["enable", "demo"], ["list"])
+codes = [main(["plugins", *command]) for command in commands]
+culprits = [m for m in sys.modules if m == "torch" or m.startswith("blockzoo_")]
+assert codes == [0] * 6 and not culprits, (codes, culprits)
+"""
+SHOW = """
+import sys
+from blockzoo.cli import main
+assert main(["plugins", "show", "demo"]) == 0
+others = {"blockzoo_slow", "blockzoo_broken", "blockzoo_colliding"} & set(sys.modules)
+assert not others, others
+"""
+
+
+# --- list, show, disable, enable, doctor ---
+
+
+def test_disable_and_enable_import_nothing(python: Any, good: Path, bad: Path, tmp_path: Path) -> None:
+    done = python("-c", IMPORTS_NOTHING, path=[good, bad], check=True, XDG_CONFIG_HOME=str(tmp_path))
+    rows = [line.split() for line in done.stdout.splitlines() if line.startswith("demo")]
+    assert [row[3] for row in rows] == ["disabled", "found"]
+    assert (tmp_path / "blockzoo" / "plugins.toml").read_text().endswith("deny = []\n")
+    assert "was disabled in" in done.stderr
+    assert "doesn't disable demo" in done.stderr
+
+
+@pytest.mark.parametrize("verb", ["disable", "enable"])
+def test_a_misspelt_name_is_an_error(blockzoo: Any, good: Path, tmp_path: Path, verb: str) -> None:
+    done = blockzoo("plugins", verb, "dmeo", path=[good], XDG_CONFIG_HOME=str(tmp_path))
+    assert done.returncode == 2
+    assert "did you mean 'demo'?" in done.stderr
+    assert not (tmp_path / "blockzoo").exists()
+
+
+def test_show_imports_only_what_it_shows(python: Any, good: Path, bad: Path) -> None:
+    done = python("-c", SHOW, path=[good, bad], check=True)
+    assert "norm demo:dynamic_tanh" in done.stdout
+
+
+def test_doctor_says_what_to_do_about_each(blockzoo: Any, good: Path, bad: Path, tmp_path: Path) -> None:
+    environment = {"BLOCKZOO_DENY_PLUGINS": "demo", "XDG_CONFIG_HOME": str(tmp_path)}
+    done = blockzoo("plugins", "doctor", "--json", path=[good, bad], **environment)
+    assert done.returncode == 1
+    report = json.loads(done.stdout)
+    advice = {row["name"]: " ".join(row["advice"]) for row in report["plugins"]}
+    assert not report["ok"]
+    assert all(advice[name] for name in FAILING)
+    assert "blockzoo plugins show raises" in advice["raises"]
+    assert "blockzoo plugins disable raises" in advice["raises"]
+    assert "force-reinstall blockzoo-broken-plugins" in advice["absent"]
+    assert "pip install --upgrade" in advice["outdated"]
+    assert "take it out of BLOCKZOO_DENY_PLUGINS" in advice["demo"]
+    assert "importing it takes" in advice["slow"]
+    assert advice["gpt2"] == advice["printer"] == ""
+
+
+# --- check and try, in this process ---
+
+
+@pytest.fixture
+def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    for name, value in (("BLOCKZOO_PLUGINS", "none"), ("BLOCKZOO_PLUGIN_FILES", ""), ("BLOCKZOO_DENY_PLUGINS", "")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    reset_host()
+    yield tmp_path
+    reset_host()
+
+
+def test_check_passes_on_a_file_that_is_right(fresh: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (fresh / "my_block.py").write_text(RIGHT)
+    assert main(["plugins", "check", "./my_block.py", "--only", "scale_norm", "--json"]) == 0
+    report = json.loads(capfd.readouterr().out)
+    assert report["ok"]
+    assert report["failed"] == 0
+    assert report["passed"] > 10
+    assert {row["component"] for row in report["checks"]} == {"norm/scale_norm"}
+
+
+def test_check_fails_with_one_line_a_failure(fresh: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (fresh / "my_block.py").write_text(WRONG_COST)
+    assert main(["plugins", "check", "./my_block.py", "--only", "norm/scale_norm"]) == 1
+    out = capfd.readouterr().out
+    failed = [line for line in out.splitlines() if line.startswith("failed ")]
+    assert any("cost" in line for line in failed)
+    assert out.splitlines()[-1].startswith(f"{len(failed)} of ")
+    assert "Traceback" not in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["check", "blcks"], "no plugin 'blcks' is installed; did you mean 'blocks'?"),
+        (
+            ["check", "gpt2", "--only", "mixer"],
+            "--only: the plugin has no component 'mixer'; it has package/gpt2, family",
+        ),
+        (["check", "./broken.py"], "broken.py: import_failed: ZeroDivisionError"),
+        (["try", "gpt2"], "plugin 'gpt2' registers family: nothing that stands in a slot of a model"),
+    ],
+)
+def test_what_cannot_be_checked(
+    fresh: Path, capfd: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    (fresh / "broken.py").write_text("1 / 0")
+    assert main(["plugins", *arguments]) == 2
+    assert words in capfd.readouterr().err
+
+
+def test_an_unforeseen_exception_in_a_check_is_a_failure(fresh: Path) -> None:
+    class Wild:
+        component, name = "norm/wild", "wildness"
+
+        def run(self) -> None:
+            raise LookupError("two\nlines")
+
+    outcome = outcome_of(Wild())  # type: ignore[arg-type]
+    assert (outcome.result, outcome.message) == ("failed", "raised LookupError: two lines")
+
+
+def test_the_table_of_try(fresh: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (fresh / "my_block.py").write_text(RIGHT)
+    assert main(["plugins", "try", "./my_block.py", "--steps", "3", "--json"]) == 0
+    rows = json.loads(capfd.readouterr().out)["results"]
+    places = [(row["architecture"], row["slot"]) for row in rows]
+    assert places == [(a.name, slot) for a in ARCHITECTURES for slot in ("", "norm", "qk_norm")]
+    for row in rows:
+        assert row["error"] is None
+        assert row["builds"]
+        assert row["decodes"]
+        assert row["loss_after"] < row["loss_before"]
+        assert row["parameters"] > 100_000
+
+
+def test_a_block_that_raises_is_a_row(fresh: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (fresh / "my_block.py").write_text(RAISES)
+    load_file("my_block.py")
+    trial = trials("my_block", host().registry)[1]
+    result = run(trial, host().registry, steps=1)
+    assert result.builds
+    assert not result.learns
+    assert not result.decodes
+    assert "train: ArithmeticError: no length" in str(result.error)
+
+
+def test_an_option_that_does_not_fit_is_a_row(fresh: Path) -> None:
+    trial = Trial(ARCHITECTURES[0], "mixer/gqa", "mixer", {"layers.mixer": {"type": "gqa", "n_heads": 7}})
+    result = run(trial, host().registry, steps=1)
+    assert str(result.error).startswith("config: ")
+    assert "n_heads 7" in str(result.error)
+    assert not result.builds
+
+
+def test_every_block_we_ship_has_its_trials(fresh: Path) -> None:
+    registry = host().registry
+    tried = {trial.component for trial in trials("blocks", registry)}
+    blocks = {f"{c.kind}/{c.name}" for c in registry.components("blocks") if c.kind != "op"}
+    assert tried == blocks | {""}
+
+
+def test_the_suite_reaches_every_component(fresh: Path) -> None:
+    registry = host().registry
+    checked = {check.component for check in checks("blocks", registry)}
+    assert {f"{c.kind}/{c.name}" for c in registry.components("blocks")} <= checked

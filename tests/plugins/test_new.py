@@ -1,0 +1,148 @@
+"""``blockzoo plugins new``: what it writes is tidy, installs, loads and passes the suite as it stands."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from blockzoo.cli import main
+from blockzoo.cli.plugins_new import KINDS, TEMPLATES, check_name, create, render
+from blockzoo.errors import InputError
+from tests.plugins.conftest import install
+
+RUFF = ("E", "F", "W", "I", "B", "UP", "SIM", "RUF", "C4", "PT", "RET", "PIE", "N")
+CHECK = """
+import json
+from blockzoo.cli.plugins_check import outcome_of
+from blockzoo.plugins import host
+from blockzoo.testing import checks
+found = {}
+for plugin in (p for p in host().plugins if not p.builtin):
+    found[plugin.name] = [plugin.state, plugin.error]
+    for check in checks(plugin.name, host().registry):
+        if not check.component.startswith("package/"):  # each takes a fresh interpreter
+            outcome = outcome_of(check)
+            found[plugin.name].append([check.name, outcome.result, outcome.message])
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One new plugin of each kind."""
+    folder = tmp_path_factory.mktemp("new")
+    for kind in KINDS:
+        create(f"my_{kind}", kind, folder / kind)
+    return {kind: folder / kind for kind in KINDS}
+
+
+@pytest.fixture(scope="module")
+def outcomes(written: dict[str, Path], python: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """State and outcome of each check of each of them, installed."""
+    site = install(tmp_path_factory.mktemp("site"), *written.values())
+    names = ",".join(f"my_{kind}" for kind in KINDS)
+    return json.loads(python("-c", CHECK, path=[site], check=True, BLOCKZOO_PLUGINS=names).stdout)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_passes_at_once(outcomes: dict[str, Any], kind: str) -> None:
+    state, error, *results = outcomes[f"my_{kind}"]
+    assert (state, error) == ("loaded", None)
+    assert [result for result in results if result[1] == "failed"] == []
+    assert sum(result[1] == "passed" for result in results) >= 5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_whole_test_file_is_an_import_and_a_line(written: dict[str, Path], kind: str) -> None:
+    text = (written[kind] / "tests" / "test_conformance.py").read_text()
+    assert text == (f'from blockzoo.testing import conformance\n\ntest_conformance = conformance("my_{kind}")\n')
+
+
+def test_what_is_written_is_tidy(tmp_path: Path) -> None:
+    ruff = shutil.which("ruff", path=f"{Path(sys.executable).parent}")
+    if ruff is None:
+        pytest.skip("ruff isn't installed")
+    for name in ("x", "gated_delta_net"):
+        for kind in KINDS:
+            for path, text in render(name, kind).items():
+                file = tmp_path / name / kind / path
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(text)
+                assert "$" not in text.replace("${{ matrix.python }}", ""), f"{kind}: {path}"
+    for command in (["check", "--isolated", f"--select={','.join(RUFF)}", "--ignore=N812"], ["format", "--check"]):
+        done = subprocess.run(
+            [ruff, *command, "--line-length=120", str(tmp_path)], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout
+
+
+def test_no_template_lies_about_unused() -> None:
+    used = {"pyproject.toml", "README.md", "gitignore", "test.yml", "init.py", "test_conformance.py"}
+    used |= {f"kinds/{kind}.py" for kind in KINDS}
+    assert {str(path.relative_to(TEMPLATES)) for path in TEMPLATES.rglob("*") if path.is_file()} == {
+        f"{name}.tmpl" for name in used
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "words"),
+    [
+        ("My-Norm", "norm", "for example 'my_norm'"),
+        ("", "norm", "can't name a plugin"),
+        ("class", "norm", "can't name a plugin"),
+        ("9lives", "norm", "for example 'lives'"),
+        ("größe", "norm", "can't name a plugin"),
+        ("none", "norm", "has a meaning of its own"),
+        ("blockzoo_mine", "norm", "leave 'blockzoo' out"),
+        ("gpt2", "family", "it is a plugin that blockzoo ships"),
+        ("torch", "kernel", "it is a plugin that blockzoo ships"),
+        ("rms_norm", "norm", "blockzoo ships a norm of that name"),
+        ("rope", "position", "blockzoo ships a position of that name"),
+        ("sdpa", "kernel", "blockzoo ships a kernel of that name"),
+    ],
+)
+def test_bad_names(name: str, kind: str, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        check_name(name, kind)
+
+
+def test_a_block_may_bear_the_name_of_another_kind() -> None:
+    check_name("rope", "norm")
+
+
+def test_the_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["plugins", "new", "peri_norm", "--kind", "norm"]) == 0
+    assert "blockzoo plugins check peri_norm" in capfd.readouterr().err
+    assert (tmp_path / "blockzoo-peri-norm" / "src" / "blockzoo_peri_norm" / "norm.py").is_file()
+    assert main(["plugins", "new", "peri_norm"]) == 2
+    assert "blockzoo-peri-norm is there already" in capfd.readouterr().err
+    assert main(["plugins", "new", "other", "--kind", "nrm"]) == 2
+    assert "no kind 'nrm'; did you mean 'norm'?" in capfd.readouterr().err
+    assert main(["plugins", "new", "other", "--output", str(tmp_path)]) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["blockzoo-peri-norm"]
+
+
+@pytest.mark.slow
+def test_an_editable_install_passes_check_and_pytest(written: dict[str, Path], tmp_path: Path) -> None:
+    """As an author does it, in an environment that has blockzoo."""
+    venv.create(tmp_path / "venv", with_pip=False, symlinks=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    site = next((tmp_path / "venv").glob("lib/python*/site-packages"))
+    (site / "outer.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", "--no-index"]
+    for kind, folder in written.items():
+        subprocess.run([*pip, "--no-build-isolation", "-e", str(folder)], check=True, timeout=120)
+        for command in (["blockzoo", "plugins", "check", f"my_{kind}"], ["pytest", "-q"]):
+            done = subprocess.run(
+                [python, "-m", *command], cwd=folder, capture_output=True, text=True, timeout=300, check=False
+            )
+            assert done.returncode == 0, done.stdout + done.stderr
