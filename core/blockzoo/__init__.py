@@ -66,7 +66,7 @@ def build(
     """
     import torch
 
-    from blockzoo.model import build as build_model
+    from blockzoo.building import build as build_model
 
     return build_model(
         config,

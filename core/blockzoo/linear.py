@@ -256,45 +256,6 @@ class FakeQuantLinear(nn.Module):
         return F.linear(x, weight, self.bias)
 
 
-class Table(nn.Module):
-    """The embedding table, weight (V, D): rows by token, and logits where it is tied."""
-
-    def __init__(self, n_rows: int, dim: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(n_rows, dim))
-
-    def rows(self, tokens: Tensor, dtype: torch.dtype) -> Tensor:
-        """tokens (...) int64 -> (..., D)."""
-        return F.embedding(tokens, self.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x (..., D) -> logits (..., V)."""
-        return F.linear(x, self.weight)
-
-
-class StoredTable(StoredLinear):
-    """A packed table: only the rows looked up are unpacked."""
-
-    def rows(self, tokens: Tensor, dtype: torch.dtype) -> Tensor:
-        assert self.quantizer is not None
-        return self.quantizer.unpack({name: tensor[tokens] for name, tensor in self.canonical().items()}, dtype)
-
-
-class FakeQuantTable(Table):
-    """A table that keeps its float master and computes with the quantized one. Rows are packed independently."""
-
-    def __init__(self, table: Table, quantizer: QuantizerConfig) -> None:
-        nn.Module.__init__(self)
-        self.weight = table.weight
-        self.quantize = StraightThrough(quantizer)
-
-    def rows(self, tokens: Tensor, dtype: torch.dtype) -> Tensor:
-        return self.quantize(super().rows(tokens, dtype))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.quantize(self.weight))
-
-
 def dense_weight(linear: nn.Module, dtype: torch.dtype) -> Tensor:
     """The matrix that a linear (or expert linear) stands for, however it is stored: (out, in) or (E, out, in).
 

@@ -7,79 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from itertools import chain
-from math import sqrt
 from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
 
-from blockzoo.accounting import buffers_of, parameters_of
 from blockzoo.blocks import Aux
 from blockzoo.cache import ModelCache, State, make_cache
-from blockzoo.config.schema import EmbeddingConfig, HeadConfig, LayerConfig, ModelConfig
-from blockzoo.errors import InputError, KernelError, PluginError
-from blockzoo.initialization import draw
+from blockzoo.config.schema import LayerConfig, ModelConfig
+from blockzoo.ends import Embedding, Head
+from blockzoo.errors import InputError, KernelError
 from blockzoo.kernels import REFERENCE, Binding, Kernel, bind
 from blockzoo.linear import (
     EXPERT_LINEAR,
     LINEAR,
-    FakeQuantTable,
-    StoredLinear,
-    StoredTable,
-    Table,
     replace_linears,
     stored,
 )
-from blockzoo.quantization import packed_names, quantize
-from blockzoo.registry import Registry
 from blockzoo.step import Phase, Step
-
-
-class Embedding(nn.Module):
-    """tokens (B, T) and positions (B, T) -> (B, T, D)."""
-
-    def __init__(self, recipe: EmbeddingConfig, config: ModelConfig, trainable: bool) -> None:
-        super().__init__()
-        self.tokens: Table | StoredTable = Table(config.vocab_size, config.d_model)
-        if recipe.quantizer is not None and trainable:
-            self.tokens = FakeQuantTable(self.tokens, recipe.quantizer)
-        elif recipe.quantizer is not None:
-            shape = (config.vocab_size, config.d_model)
-            self.tokens = StoredTable(shape, None, recipe.quantizer)
-        self.position = None if recipe.position is None else recipe.position.build(config.dims)
-        self.norm = nn.Identity() if recipe.norm is None else recipe.norm.build(config.d_model)
-        self.dropout = nn.Dropout(recipe.dropout)
-        self.scale = sqrt(config.d_model) if recipe.scale == "sqrt_d_model" else recipe.scale
-
-    def forward(self, tokens: Tensor, positions: Tensor, dtype: torch.dtype) -> Tensor:
-        x = self.tokens.rows(tokens, dtype)
-        if self.scale != 1.0:
-            x = x * torch.tensor(self.scale, dtype=x.dtype, device=x.device)
-        if self.position is not None:
-            x = x + self.position(positions).to(x.dtype)
-        return self.dropout(self.norm(x))
-
-
-class Head(nn.Module):
-    """(B, T, D) -> logits (B, T, V). ``table`` is the embedding's, where the two are tied."""
-
-    def __init__(self, recipe: HeadConfig, config: ModelConfig) -> None:
-        super().__init__()
-        self.norm = nn.Identity() if recipe.norm is None else recipe.norm.build(config.d_model)
-        self.unembedding = None if config.embedding.tied else nn.Linear(config.d_model, config.vocab_size, bias=False)
-        self.bias = nn.Parameter(torch.empty(config.vocab_size)) if recipe.bias else None
-        self.logit_scale = recipe.logit_scale
-        self.logit_softcap = recipe.logit_softcap
-
-    def forward(self, x: Tensor, table: nn.Module) -> Tensor:
-        logits = (table if self.unembedding is None else self.unembedding)(self.norm(x))
-        if self.bias is not None:
-            logits = logits + self.bias
-        if self.logit_scale != 1.0:
-            logits = logits * self.logit_scale
-        if self.logit_softcap is not None:
-            logits = torch.tanh(logits / self.logit_softcap) * self.logit_softcap
-        return logits
 
 
 def build_layer(layer: LayerConfig, config: ModelConfig) -> nn.Module:
@@ -237,85 +182,6 @@ class Decoder(nn.Module):
             )
         if positions is not None and int(positions.min()) < -1:
             raise InputError(f"position {int(positions.min())} is negative; padding is -1")
-
-
-def empty(
-    config: ModelConfig,
-    *,
-    registry: Registry,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-    trainable: bool = False,
-) -> Decoder:
-    """A model whose weights are allocated and not filled, and which is not bound yet: for loading a checkpoint into.
-
-    Until ``bind``, the tensors of ``state_dict()`` are the live storage. Raises ConfigError where a quantizer refuses
-    a shape.
-    """
-    parameters, buffers = parameters_of(config), buffers_of(config)
-    packed = packed_names(config, parameters)
-    with torch.device("meta"):
-        model = Decoder(config, trainable=trainable)
-    _check_names(model, config, set(parameters), set(buffers), set(packed) if not trainable else set())
-    quantize(model, packed, trainable=trainable)
-    model.to(dtype)
-    if torch.device(device).type != "meta":
-        model.to_empty(device=device)
-    model._kernels = registry.kernels()
-    return model.eval()
-
-
-def build(
-    config: ModelConfig,
-    *,
-    registry: Registry,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-    seed: int = 0,
-    trainable: bool = False,
-    kernels: Mapping[str, str] | None = None,
-) -> Decoder:
-    """A model with freshly drawn weights, in evaluation mode, bound to ``device``; "meta" allocates nothing.
-
-    ``trainable``: quantized weights keep float masters and train through straight-through rounding; otherwise they
-    are held packed only.
-    """
-    model = empty(config, registry=registry, device=device, dtype=dtype, trainable=trainable)
-    if model.device.type != "meta":
-        _initialize(model, seed)
-    model.bind(kernels)
-    return model
-
-
-@torch.no_grad()
-def _initialize(model: Decoder, seed: int) -> None:
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    stored = {f"{name}.weight": m for name, m in model.named_modules() if isinstance(m, StoredLinear)}
-    for name, parameter in {**parameters_of(model.config), **buffers_of(model.config)}.items():
-        value = draw(model.config, name, parameter, seed)
-        if name in stored:
-            module = stored[name]
-            assert module.quantizer is not None
-            packed = module.quantizer.pack(value)
-            module.set_canonical({part: tensor.to(model.device) for part, tensor in packed.items()})
-        else:
-            tensors[name].copy_(value)
-
-
-def _check_names(
-    model: Decoder, config: ModelConfig, parameters: set[str], buffers: set[str], stored: set[str]
-) -> None:
-    """A block whose ``cost`` names other parameters than its module has is a defect of its plugin: say which."""
-    built = {name for name, _ in model.named_parameters()}
-    held = {name for name, _ in model.named_buffers() if not name.startswith("embedding.tokens.")}
-    if "embedding.tokens.weight" in stored:
-        built.add("embedding.tokens.weight")
-    for have, said, what in ((built, parameters, "parameters"), (held, buffers, "buffers")):
-        if have != said:
-            raise PluginError(
-                f"model '{config.name}': cost() and the built modules disagree on {what}:"
-                f" only in the modules {sorted(have - said)[:5]}, only in cost {sorted(said - have)[:5]}"
-            )
 
 
 def _last(x: Tensor, step: Step) -> Tensor:

@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from blockzoo.building import build
 from blockzoo.config.schema import HeadConfig, LayerConfig, ModelConfig
 from blockzoo.errors import KernelError
 from blockzoo.kernels import YES, Call, Capabilities, Kernel, Layout, Verdict, no
 from blockzoo.linear import StoredLinear
-from blockzoo.model import Decoder, build
+from blockzoo.model import Decoder
 from blockzoo.registry import Registrar, Registry
 from tests.contract.mixes import block
 

@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from blockzoo.accounting import account, parameters_of
+from blockzoo.building import build, empty
 from blockzoo.checkpoints import from_pretrained, save_pretrained
 from blockzoo.config import dump, load_config
 from blockzoo.config.schema import ModelConfig
-from blockzoo.model import Decoder, build, empty
+from blockzoo.model import Decoder
 from blockzoo.registry import Registry
 from tests.contract.mixes import draw_model
 

@@ -22,7 +22,7 @@ FILES = dict(re.findall(r"```\w+ file=(\S+)\n(.*?)```", TEXT, flags=re.DOTALL))
 TRY = """
 import json, sys, torch
 from blockzoo.config import load_config
-from blockzoo.model import build
+from blockzoo.building import build
 from blockzoo.plugins import host
 registry = host().registry
 tiny = {"vocab_size": 64, "context_length": 32, "d_model": 32, "layers.count": 2, "blocks.attention.n_heads": 4}

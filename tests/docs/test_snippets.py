@@ -9,8 +9,8 @@ import pytest
 import torch
 import yaml
 
+from blockzoo.building import build
 from blockzoo.config import dump, load_config
-from blockzoo.model import build
 from blockzoo.registry import Registry
 from tests.conftest import builtin_registry
 

@@ -13,12 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from blockzoo.building import build
 from blockzoo.checkpoints import from_pretrained, save_pretrained
 from blockzoo.checkpoints.folder import stored_tensors
 from blockzoo.checkpoints.safetensors_io import Planned, write_shards
 from blockzoo.config import load_config
 from blockzoo.errors import CheckpointError
-from blockzoo.model import build
 from blockzoo.registry import Registry
 from tests.parity import reference
 

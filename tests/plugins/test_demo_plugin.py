@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from blockzoo.accounting import account
+from blockzoo.building import build, empty
 from blockzoo.config import dump, load_config
 from blockzoo.config.schema import ModelConfig
 from blockzoo.linear import StoredLinear
-from blockzoo.model import Decoder, build, empty
+from blockzoo.model import Decoder
 from blockzoo.plugins import Loaded, load_plugins
 from blockzoo.registry import Registry
 from blockzoo.selection import Selection

@@ -13,10 +13,10 @@ import torch
 
 import blockzoo
 from blockzoo.accounting import account
+from blockzoo.building import build
 from blockzoo.checkpoints import from_pretrained, save_pretrained
 from blockzoo.config import load_config
 from blockzoo.config.schema import ModelConfig
-from blockzoo.model import build
 from blockzoo.plugins import load_plugins
 from blockzoo.registry import Registrar, Registry
 from blockzoo.selection import Selection

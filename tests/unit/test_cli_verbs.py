@@ -206,9 +206,9 @@ def test_doctor(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
 
 
 def test_a_checkpoint_folder_is_a_model_too(cli: Cli, tiny: str, tmp_path: Path) -> None:
+    from blockzoo.building import build
     from blockzoo.checkpoints import save_pretrained
     from blockzoo.config import load_config
-    from blockzoo.model import build
     from blockzoo.plugins import host
 
     registry = host().registry

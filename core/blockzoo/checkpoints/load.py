@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from blockzoo.building import empty
 from blockzoo.checkpoints import hub
 from blockzoo.checkpoints.family import Family
 from blockzoo.checkpoints.folder import path_in, read_config_json, stored_tensors
@@ -24,7 +25,7 @@ from blockzoo.checkpoints.tensors import wanted
 from blockzoo.config import load_config
 from blockzoo.config.schema import ModelConfig
 from blockzoo.errors import CheckpointError
-from blockzoo.model import Decoder, empty
+from blockzoo.model import Decoder
 from blockzoo.registry import Registry
 
 NATIVE_CONFIG = "blockzoo.yaml"

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import torch
 import typer
 
-from blockzoo import model as models
+from blockzoo import building
 from blockzoo.checkpoints import from_pretrained
 from blockzoo.cli.output import note, print_json
 from blockzoo.config import load_config
@@ -97,7 +97,7 @@ def open_model(
     note(f"blockzoo: warning: {config.name} is a config without weights: they are drawn at random, the text is noise")
     tokenizer = load_tokenizer(tokenizer_name(config, registry=registry), registry=registry)
     floats = torch.float32 if dtype == "stored" else dtype
-    return models.build(config, registry=registry, device=device, dtype=floats), tokenizer
+    return building.build(config, registry=registry, device=device, dtype=floats), tokenizer
 
 
 def _show(text: str) -> None:

@@ -9,11 +9,11 @@ from typing import Annotated, Any
 import torch
 import typer
 
+from blockzoo.building import empty
 from blockzoo.cli.output import print_json, table
 from blockzoo.cli.reading import read_model
 from blockzoo.errors import InputError, nearest
 from blockzoo.kernels import Binding, bind
-from blockzoo.model import empty
 from blockzoo.plugins import host
 from blockzoo.step import PHASES
 

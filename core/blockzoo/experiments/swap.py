@@ -20,10 +20,11 @@ from torch.nn import functional as F
 
 from blockzoo.accounting import account
 from blockzoo.blocks import BlockConfig, Dims, FFNConfig, PositionConfig
+from blockzoo.building import build
 from blockzoo.config import ModelConfig, dump_block, load_config
 from blockzoo.importing import one_line
 from blockzoo.linear import EXPERT_LINEAR, LINEAR
-from blockzoo.model import Decoder, build
+from blockzoo.model import Decoder
 from blockzoo.registry import Component, Registry
 
 D_MODEL, CONTEXT, BATCH = 64, 64, 8

@@ -14,13 +14,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from blockzoo.building import build
 from blockzoo.checkpoints import from_pretrained, save_pretrained
 from blockzoo.checkpoints.family import Family, Sample
 from blockzoo.checkpoints.folder import stored_tensors
 from blockzoo.config import load_config
 from blockzoo.config.schema import ModelConfig
 from blockzoo.errors import CheckpointError
-from blockzoo.model import build
 from blockzoo.registry import Registry
 from blockzoo.testing.check import CheckSkipped, need, need_close
 

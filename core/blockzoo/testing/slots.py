@@ -8,9 +8,9 @@ from itertools import pairwise
 import torch
 
 from blockzoo.accounting import account
+from blockzoo.building import build
 from blockzoo.config.schema import ModelConfig
 from blockzoo.errors import ConfigError
-from blockzoo.model import build
 from blockzoo.registry import Registry
 from blockzoo.testing.check import need, need_close
 from blockzoo.testing.houses import Unfit, house, placed

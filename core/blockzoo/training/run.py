@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import torch
 
-from blockzoo import model as models
+from blockzoo import building
 from blockzoo.checkpoints import save_pretrained
 from blockzoo.checkpoints.atomic import write_file
 from blockzoo.config import digest, dump
@@ -178,7 +178,7 @@ class Run:
 
     def _train(self, folder: RunFolder, reporter: Reporter) -> None:
         train = self.train
-        model = models.build(
+        model = building.build(
             self.model, registry=self.registry, device=train.device, seed=train.seeds.init, trainable=True
         )
         training = Training(model, train, self.data)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from blockzoo.building import build
 from blockzoo.checkpoints import save_pretrained
 from blockzoo.config import load_config
-from blockzoo.model import build
 from blockzoo.registry import Registry
 
 GPT2 = {"model_type": "gpt2", "vocab_size": 50, "n_positions": 16, "n_embd": 8, "n_layer": 2, "n_head": 2}

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
+from blockzoo.building import build
 from blockzoo.checkpoints import save_pretrained
 from blockzoo.checkpoints.family import differences
 from blockzoo.config import load_config
 from blockzoo.config.schema import ModelConfig
 from blockzoo.errors import CheckpointError
-from blockzoo.model import build
 from blockzoo.plugins import shipped_configs
 from blockzoo.registry import Registry
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from blockzoo.building import build
 from blockzoo.checkpoints import from_pretrained, read_config, save_pretrained
 from blockzoo.config import load_config
 from blockzoo.config.schema import ModelConfig
 from blockzoo.errors import CheckpointError
-from blockzoo.model import build
 from blockzoo.registry import Registry
 from tests.contract.test_layouts import small, with_toy
 

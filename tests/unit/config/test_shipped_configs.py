@@ -11,9 +11,9 @@ import torch
 from pydantic import BaseModel
 
 from blockzoo.accounting import account
+from blockzoo.building import build
 from blockzoo.config import LayerConfig, digest, dump, load, load_config, read_yaml, shipped
 from blockzoo.config.node import Node
-from blockzoo.model import build
 from blockzoo.registry import Registrar, Registry
 from tests.contract import blocks_for_tests
 
