@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from blockzoo import model as models
+from blockzoo import building
 from blockzoo.config import load_config
 from blockzoo.plugins import host
 from blockzoo.training.config import OptimizerConfig
@@ -46,7 +46,7 @@ def ours(vocab: int, device: torch.device, dtype: str) -> Step:
     """One training step of our model."""
     registry = host().registry
     config = load_config({**SHAPE, "vocab_size": vocab}, registry=registry)
-    model = models.build(config, registry=registry, device=device, trainable=True).train()
+    model = building.build(config, registry=registry, device=device, trainable=True).train()
     optimizer = make_optimizer(model, config, OptimizerConfig())
     return _step(model, lambda tokens: model(tokens, return_aux=True)[0], optimizer, device, dtype)
 

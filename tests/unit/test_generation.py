@@ -7,7 +7,7 @@ from itertools import islice
 import pytest
 import torch
 
-from blockzoo import model as models
+from blockzoo import building
 from blockzoo.config import load_config
 from blockzoo.errors import InputError
 from blockzoo.generation import Sampler, TextStream, generate, generate_batch
@@ -36,7 +36,7 @@ PROMPTS = [[1, 2, 3], [4], list(range(5, 25)), [9, 8, 7, 6, 5, 4, 3]]
 
 @pytest.fixture(scope="module")
 def model(registry: Registry) -> Decoder:
-    return models.build(load_config(MODEL, registry=registry), registry=registry, seed=3)
+    return building.build(load_config(MODEL, registry=registry), registry=registry, seed=3)
 
 
 def test_greedy_is_the_argmax_of_the_full_pass(model: Decoder) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Column
 from rich.text import Text
 
 
@@ -28,12 +29,12 @@ class ProgressBar:
         """A new bar over ``tokens`` tokens, ``done`` of them from before this process."""
         self._bits = ""
         self._progress = Progress(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=24),
+            TextColumn("[bold]{task.description}", table_column=Column(no_wrap=True)),
+            BarColumn(bar_width=16),
             TextColumn("{task.percentage:>3.0f}%"),
-            TokensPerSecond(),
+            TokensPerSecond(table_column=Column(no_wrap=True)),
             TimeRemainingColumn(compact=True),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True)),
             console=self.console,
             speed_estimate_period=30,
         )
@@ -48,7 +49,7 @@ class ProgressBar:
 
     def evaluated(self, bits_per_byte: float) -> None:
         assert self._progress is not None
-        self._bits = f", held out {bits_per_byte:.3f} bits/byte"
+        self._bits = f", {bits_per_byte:.3f} bits/byte"
         self._progress.update(self._task, note=self._bits.removeprefix(", "))
 
     def finish(self) -> None:

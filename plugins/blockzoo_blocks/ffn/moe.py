@@ -177,7 +177,7 @@ class MoE(nn.Module):
         order = chosen.flatten().argsort(stable=True)  # (N K,): assignments sorted by expert
         counts = torch.bincount(chosen.flatten(), minlength=probabilities.shape[-1])
         rows = order // chosen.shape[-1]
-        y, _ = self.experts(tokens[rows], counts.tolist())
+        y, _ = self.experts(tokens.index_select(0, rows), counts.tolist())
         y = y * weights.flatten()[order, None].to(y.dtype)
         out = torch.zeros_like(tokens).index_add(0, rows, y.to(tokens.dtype))
         if self.shared is not None:

@@ -39,7 +39,7 @@ def mixers(config: ModelConfig) -> list[str]:
     return ["none" if layer.mixer is None else type(layer.mixer).__name__.lower() for layer in config.layers]
 
 
-# --- patterns ---------------------------------------------------------------------------------------------------
+# --- patterns ---
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_equal_blocks_written_twice_are_one_layer(model: Model) -> None:
     assert len({id(layer) for layer in config.layers}) == 1
 
 
-# --- inheritance ------------------------------------------------------------------------------------------------
+# --- inheritance ---
 
 
 def test_layers_take_from_the_model_what_they_leave_out(model: Model) -> None:
@@ -178,7 +178,7 @@ def test_positions_stand_where_they_act(model: Model, problems: Told) -> None:
     assert model("embedding: {position: none}").embedding.position is None
 
 
-# --- names ------------------------------------------------------------------------------------------------------
+# --- names ---
 
 
 def test_a_block_may_be_given_by_its_canonical_name(model: Model) -> None:
@@ -257,7 +257,7 @@ def test_a_block_of_a_missing_plugin_says_why(model: Model, problems: Told) -> N
     assert "import_failed: no such thing" in problems(lambda: model("norm: 'broken:fancy'"))[0]
 
 
-# --- overrides from outside -------------------------------------------------------------------------------------
+# --- overrides from outside ---
 
 
 def test_dotted_overrides(model: Model) -> None:
@@ -295,7 +295,7 @@ def test_mappings_go_through_the_same_pipeline(toys: Registry, problems: Told) -
     assert load_config(mapping, registry=toys).layers[0].mixer is None
 
 
-# --- where values come from -------------------------------------------------------------------------------------
+# --- where values come from ---
 
 
 def test_sources(write: Write, base: str, toys: Registry) -> None:

@@ -72,7 +72,7 @@ def test_training_of_gpt2_is_said(shipping: Registry) -> None:
     assert config.init.residual_output == "depth_scaled"
 
 
-# --- the ladder -------------------------------------------------------------------------------------------------
+# --- the ladder ---
 
 
 def ladder(registry: Registry) -> list[str]:
@@ -125,7 +125,7 @@ def test_the_last_step_is_gpt_oss(shipping: Registry) -> None:
     assert [(g.activation_scale, g.limit, g.up_shift) for g in gates] == [(1.702, 7.0, 1.0)] * 2
 
 
-# --- shapes of others: no new syntax ----------------------------------------------------------------------------
+# --- shapes of others: no new syntax ---
 
 OTHERS = {  # parameters of transformers' own models of these shapes
     "gemma-3-1b": 999_885_952,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from blockzoo import model as models
+from blockzoo import building
 from blockzoo.config import load_config
 from blockzoo.config.schema import ModelConfig
 from blockzoo.errors import RunError
@@ -30,7 +30,7 @@ PLAIN = {
 
 
 def training(config: ModelConfig, registry: Registry, dataset: Dataset, **changes: object) -> Training:
-    model = models.build(config, registry=registry, trainable=True).train()
+    model = building.build(config, registry=registry, trainable=True).train()
     return Training(model, TrainConfig.model_validate({**TRAIN, **changes}), dataset)
 
 

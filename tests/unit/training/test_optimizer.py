@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from blockzoo import model as models
+from blockzoo import building
 from blockzoo.config.schema import ModelConfig
 from blockzoo.registry import Registry
 from blockzoo.training.config import OptimizerConfig
@@ -10,7 +10,7 @@ from blockzoo.training.optimizer import make_optimizer
 
 
 def test_matrices_decay_and_nothing_else(tiny: ModelConfig, registry: Registry) -> None:
-    model = models.build(tiny, registry=registry, trainable=True)
+    model = building.build(tiny, registry=registry, trainable=True)
     optimizer = make_optimizer(model, tiny, OptimizerConfig(weight_decay=0.3))
     names = {parameter: name for name, parameter in model.named_parameters()}
     decays = {names[p]: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
