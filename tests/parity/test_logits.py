@@ -150,7 +150,7 @@ def test_bfloat16_within_rounding(kind: str, tmp_path: Path, registry: Registry)
 def test_the_original_layout_equals_the_published_reference(
     kernel: str, close: float, data: Path, registry: Registry
 ) -> None:
-    """``grouped`` is what binds by itself. The published logits are 2e-5 from float64 ones: a fused order needs room."""
+    """``grouped`` is what binds. The published logits are 2e-5 from float64 ones: a fused order needs room."""
     folder = data / "gpt-oss-original-tiny"
     model = from_pretrained(folder, registry=registry, dtype=torch.float32)
     assert {binding.kernel for binding in model.bindings if binding.op == "attention"} == {"grouped"}
