@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import sys
 import traceback
 from importlib.machinery import ModuleSpec, PathFinder
@@ -20,6 +21,35 @@ def import_plugin(installed: Installed) -> object:
     if installed.builtin:
         _import_own(installed.entry.module.partition(".")[0])
     return installed.entry.load()
+
+
+def declared_api(installed: Installed) -> object:
+    """The ``BLOCKZOO_API`` that the plugin's source says, read without running it; None where none can be read.
+
+    A plugin made for another major may well fail to import: what it was made for must be known before that.
+    """
+    try:
+        source = installed.file or _source_of(installed.entry.module)
+        tree = ast.parse(source.read_bytes()) if source else None
+    except (OSError, SyntaxError, ValueError, ImportError):
+        return None  # the import will tell better
+    for node in tree.body if tree else ():
+        if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == ["BLOCKZOO_API"]:
+            return node.value.value if isinstance(node.value, ast.Constant) else None
+    return None
+
+
+def _source_of(module: str) -> Path | None:
+    """The file of a module; finding a top-level package runs nothing, and what is inside it is found by path."""
+    top, *inner = module.split(".")
+    spec = PathFinder.find_spec(top)
+    if spec is None or spec.origin is None:
+        return None
+    if not inner:
+        return Path(spec.origin)
+    base = Path(spec.origin).parent.joinpath(*inner)
+    candidates = (base / "__init__.py", base.with_suffix(".py"))
+    return next((file for file in candidates if file.is_file()), None)
 
 
 def forget_module(installed: Installed) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from blockzoo.discovery import Plugin, State, discover
 from blockzoo.errors import PluginError, nearest
 from blockzoo.hooks import HookManager
-from blockzoo.importing import forget_module, import_plugin, one_line
+from blockzoo.importing import declared_api, forget_module, import_plugin, one_line
 from blockzoo.registry import Registrar, Registry
 from blockzoo.selection import Selection, check_file
 from blockzoo.shipped import shipped_configs
@@ -163,18 +163,17 @@ def _load(plugin: Plugin, hooks: HookManager, registry: Registry) -> Plugin:
 
 
 def _import_and_register(plugin: Plugin, hooks: HookManager, registry: Registry) -> Plugin:
+    if refusal := _wrong_api(plugin, declared_api(plugin.installed)):
+        return refusal
     try:
         module = import_plugin(plugin.installed)
-        version = getattr(module, "BLOCKZOO_API", API_VERSION)
+        version = getattr(module, "BLOCKZOO_API", None)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # an exit is no reason to stop either
         return _failed(plugin, "import_failed", error)
-    if version != API_VERSION:
-        error_text = f"written for plugin API {version!r}, this blockzoo has {API_VERSION}"
-        newer = isinstance(version, int) and version > API_VERSION
-        error_text += "; upgrade blockzoo" if newer else f"; upgrade {plugin.installed.distribution}"
-        return replace(plugin, state="incompatible", error=error_text)
+    if refusal := _wrong_api(plugin, version):
+        return refusal
     registrar = Registrar(registry, plugin.name)
     try:
         hooks.add(module, plugin.name)
@@ -188,6 +187,16 @@ def _import_and_register(plugin: Plugin, hooks: HookManager, registry: Registry)
     registrar.commit()
     registry.config_folders[plugin.name] = folders
     return replace(plugin, state="loaded", components=tuple(registry.components(plugin.name)))
+
+
+def _wrong_api(plugin: Plugin, version: object) -> Plugin | None:
+    """The row of a plugin that was made for another API; None where it fits or doesn't say."""
+    if version is None or version == API_VERSION:
+        return None
+    newer = isinstance(version, int) and version > API_VERSION
+    advice = "upgrade blockzoo" if newer else f"upgrade {plugin.installed.distribution}"
+    error = f"written for plugin API {version!r}, this blockzoo has {API_VERSION}; {advice}"
+    return replace(plugin, state="incompatible", error=error)
 
 
 def _folders(given: object) -> Iterator[Path]:
