@@ -105,11 +105,14 @@ def test_64_greedy_tokens_are_identical(kind: str, tmp_path: Path, registry: Reg
     assert found == want[0, 20:].tolist()
 
 
+@pytest.mark.parametrize(("dtype", "close"), [(torch.float64, 1e-5), (torch.float32, 1e-4)], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
-def test_gradients(kind: str, tmp_path: Path, registry: Registry) -> None:
-    theirs = reference.saved(kind, tmp_path / "weights")
+def test_gradients(kind: str, dtype: torch.dtype, close: float, tmp_path: Path, registry: Registry) -> None:
+    """Each tensor's error over its own greatest value: in float32 small gradients carry more rounding than that."""
+    theirs = reference.saved(kind, tmp_path / "weights").to(dtype)
+    theirs.set_experts_implementation("eager")  # the grouped product knows no float64
     tokens = reference.tokens(2, 40)
-    ours = from_pretrained(tmp_path / "weights", registry=registry)
+    ours = from_pretrained(tmp_path / "weights", registry=registry, dtype=dtype)
     for logits in (theirs(tokens).logits, ours(tokens)):
         F.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()).backward()
 
@@ -128,7 +131,7 @@ def test_gradients(kind: str, tmp_path: Path, registry: Registry) -> None:
             if float(want.abs().max()) < 1e-7:  # the bias of keys: zero but for rounding
                 assert float(target.of(gradient).abs().max()) < 1e-6, target
             else:
-                assert reference.error(target.of(gradient), want) < 1e-4, target
+                assert reference.error(target.of(gradient), want) < close, target
 
 
 @pytest.mark.parametrize("kind", KINDS)
