@@ -1,0 +1,54 @@
+"""The documentation leaves nothing out: each hook, verb and built-in thing is in it, and no page names a check that
+isn't there.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from blockzoo import hookspecs
+from blockzoo.cli.verbs import OWN_VERBS
+from blockzoo.registry import Component
+from blockzoo.testing import packages
+from blockzoo.testing.suite import BY_KIND
+from tests.conftest import builtin_registry
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+AUTHORS = DOCS / "plugin-authors"
+PAGES = {page: page.read_text(encoding="utf-8") for page in sorted(DOCS.rglob("*.md"))}
+TEXT = "\n".join(PAGES.values())
+CHECKS = {function.__name__ for functions in (packages.CHECKS, *BY_KIND.values()) for function in functions}
+
+
+@pytest.mark.parametrize("hook", [name for name in vars(hookspecs) if name.startswith("blockzoo_")])
+def test_every_hook_is_documented_with_its_arguments(hook: str) -> None:
+    code = getattr(hookspecs, hook).__code__
+    assert f"`{hook}({', '.join(code.co_varnames[: code.co_argcount])})`" in PAGES[AUTHORS / "hooks.md"]
+
+
+@pytest.mark.parametrize("verb", [verb.name for verb in OWN_VERBS])
+def test_every_verb_is_documented(verb: str) -> None:
+    assert re.search(rf"\bblockzoo {verb}\b", TEXT), f"no page under docs/ shows `blockzoo {verb}`"
+
+
+@pytest.mark.parametrize("component", builtin_registry().components(), ids=lambda c: f"{c.kind}/{c.name}")
+def test_everything_built_in_is_documented(component: Component) -> None:
+    """By its bare name, as code."""
+    code = " ".join(re.findall(r"```.*?```|`[^`\n]+`", TEXT, flags=re.DOTALL))
+    assert re.search(rf"(?<![\w-]){component.name}(?![\w-])", code), f"no page under docs/ names `{component.name}`"
+
+
+def test_tables_of_mistakes_name_checks_that_are_there() -> None:
+    for page in BY_KIND.keys() - {"op"}:
+        rows = [row.split("|") for row in PAGES[AUTHORS / f"{page}.md"].splitlines() if row.startswith("| ")]
+        named = {name for row in rows for name in re.findall(r"`(\w+)`", row[2])}
+        assert named <= CHECKS, f"{page}.md names checks that aren't there: {sorted(named - CHECKS)}"
+
+
+def test_every_page_for_authors_is_linked() -> None:
+    index = PAGES[AUTHORS / "README.md"]
+    missing = [page.name for page in AUTHORS.glob("*.md") if page.name != "README.md" and f"({page.name})" not in index]
+    assert not missing
