@@ -8,7 +8,7 @@ import torch
 
 from blockzoo.accounting import buffers_of, parameters_of
 from blockzoo.config.schema import ModelConfig
-from blockzoo.errors import PluginError
+from blockzoo.errors import InputError, PluginError
 from blockzoo.initialization import draw
 from blockzoo.linear import StoredLinear
 from blockzoo.model import Decoder
@@ -27,8 +27,11 @@ def empty(
     """A model whose weights are allocated and not filled, and which is not bound yet: for loading a checkpoint into.
 
     Until ``bind``, the tensors of ``state_dict()`` are the live storage. Raises ConfigError where a quantizer refuses
-    a shape.
+    a shape, InputError for a device that can't be used here and a dtype that is no float.
     """
+    check_device(device)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise InputError(f"dtype is {dtype!r}; a model's is a float one, such as torch.float32 or torch.bfloat16")
     parameters, buffers = parameters_of(config), buffers_of(config)
     packed = packed_names(config, parameters)
     with torch.device("meta"):
@@ -40,6 +43,14 @@ def empty(
         model.to_empty(device=device)
     model._kernels = registry.kernels()
     return model.eval()
+
+
+def check_device(device: torch.device | str) -> None:
+    """Raise InputError for a device that torch can't use here."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f"device '{device}' can't be used here: {str(error).splitlines()[0]}") from error
 
 
 def build(

@@ -12,6 +12,7 @@ import codecs
 import secrets
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import index
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -93,8 +94,9 @@ def generate(
     context.
     """
     sampler = Sampler(temperature, top_k, top_p, n_tokens)
-    check_prompt(model, prompt_ids, max_new_tokens)
-    return _stream(model, list(prompt_ids), max_new_tokens, sampler, generator_for(seed), frozenset(stop), cache_dtype)
+    prompt = [index(token) for token in prompt_ids]  # a tensor's elements too
+    check_prompt(model, prompt, max_new_tokens)
+    return _stream(model, prompt, max_new_tokens, sampler, generator_for(seed), frozenset(stop), cache_dtype)
 
 
 @torch.no_grad()
@@ -143,6 +145,7 @@ def generate_batch(
     that reach a token of ``stop`` leave the batch. Raises what ``generate`` raises, naming the prompt.
     """
     sampler = Sampler(temperature, top_k, top_p, n_tokens)
+    prompts = [[index(token) for token in prompt] for prompt in prompts]
     for row, prompt in enumerate(prompts):
         check_prompt(model, prompt, max_new_tokens, f"prompt {row}")
     results: list[list[int]] = [[] for _ in prompts]
@@ -189,7 +192,7 @@ def _left_padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tupl
 def check_prompt(model: Decoder, prompt: Sequence[int], max_new_tokens: int, name: str = "the prompt") -> None:
     """Raise InputError for what can't be generated from."""
     vocab_size, context = model.config.vocab_size, model.config.context_length
-    if not prompt:
+    if len(prompt) == 0:
         raise InputError(f"{name} is empty: generation starts from at least one token")
     if max_new_tokens < 0:
         raise InputError(f"max_new_tokens is {max_new_tokens}; it must not be negative")

@@ -97,15 +97,21 @@ def _kv_heads(values: Mapping[str, Any], heads: int) -> int:
 
 
 def _read_windows(keys: ConfigJSON, count: int, sparse: bool) -> tuple[int | None, list[bool]]:
-    """The window and which layers have it: a window counts only with ``use_sliding_window``."""
+    """The window and which layers have it: a window counts only with ``use_sliding_window``.
+
+    A sparse model has it on every layer: transformers reads ``max_window_layers`` and ``layer_types`` for dense
+    models only.
+    """
     used = keys.flag("use_sliding_window", default=False)
     window = keys.integer("sliding_window", default=4096)
-    first = keys.integer("max_window_layers", default=0 if sparse else 28, least=0)
+    first = keys.integer("max_window_layers", default=28, least=0)
     kinds = keys.names("layer_types", count, (FULL, SLIDING))
     if not used:
         if kinds is not None and SLIDING in kinds:
             keys.fail("layer_types", "has sliding layers, but use_sliding_window is not true")
         return None, [False] * count
+    if sparse:
+        return window, [True] * count
     return window, [kind == SLIDING for kind in kinds] if kinds is not None else [i >= first for i in range(count)]
 
 

@@ -54,6 +54,7 @@ def test_logits_of_prompts_longer_than_the_window(kind: str, tmp_path: Path, reg
         ),
         ("qwen3_moe", {"norm_topk_prob": False, "decoder_sparse_step": 2, "mlp_only_layers": []}),
         ("qwen3_moe", {"use_sliding_window": True, "sliding_window": 8}),
+        ("qwen3_moe", {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 2}),
         ("gpt_oss", {"swiglu_limit": 0.05}),
         ("gpt_oss", {"layer_types": ["full_attention"] * 3 + ["sliding_attention"], "attention_bias": False}),
         ("gpt2", {"n_inner": 100, "scale_attn_weights": False, "activation_function": "relu"}),

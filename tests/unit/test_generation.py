@@ -67,6 +67,12 @@ def test_rows_leave_a_batch_when_they_stop(model: Decoder) -> None:
     assert list(generate(model, PROMPTS[0], max_new_tokens=16, stop=stop)) == stopped[0]
 
 
+def test_prompts_may_be_tensors(model: Decoder) -> None:
+    want = list(generate(model, [1, 2, 3], max_new_tokens=4))
+    assert list(generate(model, torch.tensor([1, 2, 3]), max_new_tokens=4)) == want
+    assert generate_batch(model, torch.tensor([[1, 2, 3]]), max_new_tokens=4) == [want]
+
+
 def test_no_prompts_and_no_new_tokens(model: Decoder) -> None:
     assert generate_batch(model, [], max_new_tokens=4) == []
     assert generate_batch(model, PROMPTS, max_new_tokens=0) == [[], [], [], []]

@@ -24,8 +24,8 @@ REMOTE_CODE_KEYS = ("auto_map", "custom_pipelines", "trust_remote_code")
 
 def path_in(folder: Path, name: str) -> Path:
     """The real path of a file of the folder. Raises CheckpointError for a name that leads elsewhere."""
-    if not name or name in (".", "..") or name != Path(name).name or any(c in name for c in "/\\\0"):
-        raise CheckpointError(f"{folder}: '{name}' is no plain file name; a checkpoint's files lie in its own folder")
+    if not name or name in (".", "..") or name != Path(name).name or not _is_plain(name):
+        raise CheckpointError(f"{folder}: {name!r} is no plain file name; a checkpoint's files lie in its own folder")
     root = folder.resolve()
     try:
         path = (root / name).resolve(strict=True)
@@ -37,6 +37,11 @@ def path_in(folder: Path, name: str) -> Path:
     if not stat.S_ISREG(kind):
         raise CheckpointError(f"{folder / name}: is no regular file")
     return path
+
+
+def _is_plain(name: str) -> bool:
+    """No separator of any system, and no character (NUL, a lone surrogate) that a path can't hold."""
+    return not any(c in "/\\\0" or "\ud800" <= c <= "\udfff" for c in name)
 
 
 def open_file(path: Path) -> BinaryIO:

@@ -14,10 +14,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from blockzoo.accounting import parameters_of
 from blockzoo.building import empty
 from blockzoo.checkpoints import hub
 from blockzoo.checkpoints.family import Family
-from blockzoo.checkpoints.folder import path_in, read_config_json, stored_tensors
+from blockzoo.checkpoints.folder import path_in, read_config_json, shortened, stored_tensors
 from blockzoo.checkpoints.keymap import Entry, Target, check, check_size, identity
 from blockzoo.checkpoints.places import Places
 from blockzoo.checkpoints.safetensors_io import StoredTensor
@@ -93,6 +94,7 @@ def from_pretrained(
     folder = hub.local_folder(ref)
     source = recognize(folder, registry=registry)
     config = source.config if not overrides else recognize(folder, registry=registry, overrides=overrides).config
+    _check_shapes(source.config, config)
     stored = stored_tensors(folder)
     entries, prefix = _entries(source, stored)
     float_dtype = _stored_dtype(entries, stored) if dtype == "stored" else dtype
@@ -105,6 +107,22 @@ def from_pretrained(
     model.key_prefix = prefix
     model.bind()
     return model
+
+
+def _check_shapes(stored: ModelConfig, overridden: ModelConfig) -> None:
+    """Overrides may change what a model computes and how it stores weights, not which weights it has."""
+    was, now = ({name: w.shape for name, w in parameters_of(c).items()} for c in (stored, overridden))
+    problems = [
+        f"'{name}' is {_size(was, name)} in the checkpoint, {_size(now, name)} in the model"
+        for name in {**was, **now}
+        if was.get(name) != now.get(name)
+    ]
+    if problems:
+        raise CheckpointError("\n".join(["the overrides don't fit the checkpoint's weights:", *shortened(problems)]))
+
+
+def _size(shapes: Mapping[str, tuple[int, ...]], name: str) -> str:
+    return str(shapes[name]) if name in shapes else "absent"
 
 
 def _entries(source: Source, stored: Mapping[str, StoredTensor]) -> tuple[list[Entry], str | None]:

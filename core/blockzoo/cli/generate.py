@@ -20,7 +20,7 @@ from blockzoo.model import Decoder
 from blockzoo.plugins import host
 from blockzoo.registry import Registry
 from blockzoo.tokenizers import Tokenizer, load_tokenizer, tokenizer_name
-from blockzoo.training.run import check_device, open_run
+from blockzoo.training.run import open_run
 
 DTYPES: dict[str, torch.dtype | Literal["stored"]] = {
     "stored": "stored",
@@ -48,7 +48,7 @@ def command(
     ] = False,
 ) -> None:
     """Continue a prompt."""
-    check_device(device)
+    building.check_device(device)
     if dtype not in DTYPES:
         raise InputError(f"--dtype {dtype}{nearest(dtype, DTYPES)}")
     model, tokenizer = open_model(ref, device, DTYPES[dtype], registry=host().registry)

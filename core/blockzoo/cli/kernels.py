@@ -14,6 +14,7 @@ from blockzoo.cli.output import print_json, table
 from blockzoo.cli.reading import read_model
 from blockzoo.errors import InputError, nearest
 from blockzoo.kernels import Binding, bind
+from blockzoo.linear import EXPERT_LINEAR, LINEAR, replace_linears, stored
 from blockzoo.plugins import host
 from blockzoo.step import PHASES
 
@@ -36,7 +37,10 @@ def command(
     registry = host().registry
     config = read_model(model, registry, settings or ())
     decoder = empty(config, registry=registry, device="meta", dtype=DTYPES[dtype])
-    lines = bind(decoder, registry.kernels(), device=_device(device), choose=_chosen(use or ()))
+    chosen = _chosen(use or ())
+    if chosen.keys() & {LINEAR.name, EXPERT_LINEAR.name}:  # plain weights get slots only where that is asked for
+        replace_linears(decoder, stored)
+    lines = bind(decoder, registry.kernels(), device=_device(device), choose=chosen)
     rows = collapse(lines)
     if as_json:
         print_json(rows)

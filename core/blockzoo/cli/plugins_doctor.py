@@ -80,6 +80,8 @@ def advice(plugin: Plugin) -> Iterator[str]:
             yield f"to be rid of it: {remove}; its author must choose another name"
         case "incompatible" if "letters, digits" in error or "can't be read" in error:
             yield f"only its author can mend this; to be rid of it: {remove}"
+        case "incompatible" if plugin.installed.file:
+            yield f"upgrade blockzoo, or bring the file up to this one; {remove} to be rid of it"
         case "incompatible":
             yield f"install versions that go together: pip install --upgrade {distribution} blockzoo"
         case "import_failed" if "No module named" in error:

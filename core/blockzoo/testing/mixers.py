@@ -90,6 +90,7 @@ def padding(subject: BlockSubject) -> None:
                 batch = torch.where(real[..., None], x, content)
                 batch[0, list(columns)] = x[0, : len(list(columns))]
                 y = subject.call(module, batch, padded_step(real))
+                need(y.isfinite().all(), f"{name} padding gives NaN or infinity, which spreads in the next layer")
                 what = f"{name} padding changes"
                 need_close(y[0, list(columns)], full[0, : len(list(columns))], CACHED, f"{what} the row's other tokens")
                 need_close(y[1], full[1], CACHED, f"{what} another row")

@@ -84,8 +84,8 @@ def roles(subject: BlockSubject) -> None:
         if name in matrices:
             fits = role in (Role.HIDDEN, Role.RESIDUAL_OUTPUT, Role.ROUTER)
             need(fits, f"'{name}' is a linear's weight with role {role}: say HIDDEN, RESIDUAL_OUTPUT or ROUTER")
-        elif parameter.packable:
-            need(False, f"'{name}' has role {role} but is no linear's weight, so no quantizer can store it: say OTHER")
+        elif role in (Role.HIDDEN, Role.RESIDUAL_OUTPUT):
+            need(False, f"'{name}' has role {role} but is no linear's weight: say GAIN, BIAS or OTHER")
         if name in biases:
             need(role is Role.BIAS, f"'{name}' is a bias with role {role}: say BIAS")
         active = parameter.active_numel

@@ -26,9 +26,9 @@ def any_width(subject: BlockSubject) -> None:
     """It builds for other widths too: heads are narrower than the model."""
     assert isinstance(subject.config, NormConfig)
     for dim in (8, 24):
-        names = {name for name, _ in subject.config.build(dim).named_parameters()}
-        said = set(subject.config.cost(dim).parameters)
-        need(names == said, f"at width {dim} the module has {sorted(names)}, cost() says {sorted(said)}")
+        has = {name: tuple(parameter.shape) for name, parameter in subject.config.build(dim).named_parameters()}
+        said = {name: parameter.shape for name, parameter in subject.config.cost(dim).parameters.items()}
+        need(has == said, f"at width {dim} the module has {has}, cost() says {said}")
 
 
 def changes_something(subject: BlockSubject) -> None:

@@ -145,7 +145,7 @@ class Run:
                 f" vocabulary of {self.model.vocab_size}: set vocab_size, or name another tokenizer"
             )
         self.data.check(self.train.block)
-        check_device(self.train.device)
+        building.check_device(self.train.device)
 
     def execute(self, reporter: Reporter | None = None, *, restart: bool = False) -> RunFolder:
         """Train to the end, from wherever the run stands; a finished one is left as it is.
@@ -228,14 +228,6 @@ def environment(device: str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "device": cuda or f"{device} {torch.backends.cpu.get_cpu_capability()}",
     }
-
-
-def check_device(name: str) -> None:
-    """Raise InputError for a device that torch can't use here."""
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(f"device '{name}' can't be used here: {str(error).splitlines()[0]}") from error
 
 
 def open_run(path: Path) -> RunFolder | None:

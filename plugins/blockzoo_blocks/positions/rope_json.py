@@ -1,6 +1,8 @@
 """How config.json says rope, in both dialects.
 
 ``rope_parameters`` since transformers 5; ``rope_theta`` and ``rope_scaling`` before. Some files have all three.
+Rotation of a part of each head is refused: the families' classes in transformers ignore ``partial_rotary_factor`` or
+fail with it.
 """
 
 from __future__ import annotations
@@ -20,17 +22,17 @@ def read_rope(keys: ConfigJSON, context_length: int, default_theta: float) -> di
     inside either before the one outside.
     """
     theta = keys.number("rope_theta", default=default_theta, least=1e-9)
-    fraction = keys.number("partial_rotary_factor", default=1.0)
+    keys.must_be("partial_rotary_factor", 1.0, 1)
     inner = keys.mapping("rope_scaling", "rope_parameters")
     if inner is None:
-        return _block(theta, fraction, None)
+        return _block(theta, None)
     theta = inner.number("rope_theta", default=theta, least=1e-9)
-    fraction = inner.number("partial_rotary_factor", default=fraction)
+    inner.must_be("partial_rotary_factor", 1.0, 1)
     kind = inner.choice("rope_type" if inner.values.get("rope_type") is not None else "type", KINDS, default="default")
     inner.seen.update(("rope_type", "type"))
     scaling = None if kind == "default" else _read_scaling(inner, kind, context_length)
     inner.finish()
-    return _block(theta, fraction, scaling)
+    return _block(theta, scaling)
 
 
 def _read_scaling(keys: ConfigJSON, kind: str, context_length: int) -> dict[str, Any]:
@@ -58,12 +60,14 @@ def _read_scaling(keys: ConfigJSON, kind: str, context_length: int) -> dict[str,
     return scaling
 
 
-def _block(theta: float, fraction: float, scaling: dict[str, Any] | None) -> dict[str, Any]:
-    return {"type": "rope", "theta": theta, "fraction": fraction, "scaling": scaling}
+def _block(theta: float, scaling: dict[str, Any] | None) -> dict[str, Any]:
+    return {"type": "rope", "theta": theta, "scaling": scaling}
 
 
 def write_rope(position: RopeConfig) -> dict[str, Any]:
     """The keys of config.json: both dialects, for readers before and after transformers 5; they agree."""
+    if position.fraction != 1.0:
+        raise CheckpointError(f"config.json has no words for rope on a fraction of each head ({position.fraction})")
     inner: dict[str, Any] = {"rope_type": "default"}
     scaling = position.scaling
     if isinstance(scaling, YarnScaling):
@@ -89,7 +93,5 @@ def write_rope(position: RopeConfig) -> dict[str, Any]:
         inner = {"rope_type": "linear", "factor": scaling.factor}
     elif scaling is not None:
         raise CheckpointError(f"config.json has no words for {scaling.type} scaling of rope")
-    if position.fraction != 1.0:
-        inner["partial_rotary_factor"] = position.fraction
     legacy = {"rope_theta": position.theta, "rope_scaling": None if scaling is None else inner}
     return {**legacy, "rope_parameters": {"rope_theta": position.theta, **inner}}

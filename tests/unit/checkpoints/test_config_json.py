@@ -252,6 +252,8 @@ def test_which_layers_slide_and_which_are_sparse(registry: Registry) -> None:
         layer.mixer.window for layer in layers(use_sliding_window=True, sliding_window=512, max_window_layers=26)
     ]
     assert windows == [None] * 26 + [512] * 2
+    moe = layers(values=CODER_480B, use_sliding_window=True, sliding_window=512)
+    assert {layer.mixer.window for layer in moe} == {512}  # transformers heeds max_window_layers for dense models only
     moe = layers(values=CODER_480B, mlp_only_layers=[1, 3], decoder_sparse_step=2)
     assert [hasattr(layer.ffn, "n_experts") for layer in moe[:6]] == [False, False, False, False, False, True]
     oss = layers(values=GPT_OSS_20B)
@@ -265,6 +267,8 @@ def test_which_layers_slide_and_which_are_sparse(registry: Registry) -> None:
         (QWEN3_0_6B, {"rope_scaling": {"rope_type": "yarn", "factor": 2.0, "mscale": 1.0}}, "does not know: 'mscale'"),
         (QWEN3_0_6B, {"layer_types": ["full_attention"]}, "must be a list of 28 words"),
         (QWEN3_0_6B, {"quantization_config": {"quant_method": "fp8"}}, "does not know: 'quantization_config'"),
+        (QWEN3_0_6B, {"partial_rotary_factor": 0.5}, "'partial_rotary_factor' is 0.5"),
+        (QWEN3_0_6B, {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "is 0.5"),
         (CODER_480B, {"qkv_bias": True}, "'qkv_bias' is true"),
         (CODER_480B, {"mlp_only_layers": "all"}, "must be a list of layer numbers"),
         (GPT_OSS_20B, {"quantization_config": {"quant_method": "gptq"}}, "'quant_method' is 'gptq'"),
@@ -309,7 +313,9 @@ SMALL = {
         ("qwen3", "hf", {"norm.scale_in_fp32": True}, "scale_in_fp32"),
         ("qwen3", "hf", {"head.logit_softcap": 30.0}, "head.logit_softcap"),
         ("qwen3", "hf", {"position.scaling": {"type": "ntk", "factor": 2.0}}, "no words for ntk scaling"),
+        ("qwen3", "hf", {"position.fraction": 0.5}, "no words for rope on a fraction"),
         ("qwen3", "hf", {"residual": "parallel"}, "residual"),
+        ("gpt_oss", "hf", {"position.fraction": 0.5}, "no words for rope on a fraction"),
         ("gpt_oss", "hf", {"blocks.experts.router.weights": "all"}, "router.weights"),
         ("gpt_oss", "original", {}, "quantizer"),
     ],

@@ -63,7 +63,16 @@ def with_index(folder: Path, shard: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["../outside.safetensors", "/etc/passwd", "a/b.safetensors", "..", "", "a\\b.safetensors", "nul\0.safetensors"],
+    [
+        "../outside.safetensors",
+        "/etc/passwd",
+        "a/b.safetensors",
+        "..",
+        "",
+        "a\\b.safetensors",
+        "nul\0.safetensors",
+        "\ud800.safetensors",
+    ],
 )
 def test_shard_names_that_lead_elsewhere(name: str, checkpoint: Path, registry: Registry) -> None:
     (checkpoint.parent / "outside.safetensors").write_bytes((checkpoint / "model.safetensors").read_bytes())

@@ -11,7 +11,7 @@ from blockzoo.building import build
 from blockzoo.checkpoints import from_pretrained, read_config, save_pretrained
 from blockzoo.config import load_config
 from blockzoo.config.schema import ModelConfig
-from blockzoo.errors import CheckpointError
+from blockzoo.errors import CheckpointError, InputError
 from blockzoo.registry import Registry
 from tests.contract.test_layouts import small, with_toy
 
@@ -77,3 +77,29 @@ def test_a_config_of_another_shape_is_refused(tmp_path: Path, registry: Registry
     ):
         from_pretrained(tmp_path / "a", registry=registry)
     assert load_config(path, registry=registry).d_model == 32
+
+
+@pytest.mark.parametrize(
+    ("overrides", "match"),
+    [
+        ({"d_model": 64}, r"overrides don't fit.*\n.*'embedding\.tokens\.weight' is \(\d+, 32\) in the checkpoint"),
+        ({"layers.count": 1}, "in the checkpoint, absent in the model"),
+        ({"embedding.tied": True}, "'head.unembedding.weight'"),
+    ],
+)
+def test_overrides_that_change_the_weights_are_refused(
+    overrides: dict[str, object], match: str, tmp_path: Path, registry: Registry
+) -> None:
+    save_pretrained(build(small(registry, None), registry=registry), tmp_path / "a", registry=registry, layout="native")
+    with pytest.raises(CheckpointError, match=match):
+        from_pretrained(tmp_path / "a", registry=registry, overrides=overrides)
+
+
+@pytest.mark.parametrize("options", [{"device": "nowhere"}, {"dtype": torch.int8}, {"dtype": "float32"}])
+def test_devices_and_dtypes_that_cannot_be(options: dict, tmp_path: Path, registry: Registry) -> None:
+    config = small(registry, None)
+    with pytest.raises(InputError, match=next(iter(options))):
+        build(config, registry=registry, **options)
+    save_pretrained(build(config, registry=registry), tmp_path / "a", registry=registry, layout="native")
+    with pytest.raises(InputError, match=next(iter(options))):
+        from_pretrained(tmp_path / "a", registry=registry, **options)
