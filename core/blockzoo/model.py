@@ -18,12 +18,7 @@ from blockzoo.config.schema import LayerConfig, ModelConfig
 from blockzoo.ends import Embedding, Head
 from blockzoo.errors import InputError, KernelError
 from blockzoo.kernels import REFERENCE, Binding, Kernel, bind
-from blockzoo.linear import (
-    EXPERT_LINEAR,
-    LINEAR,
-    replace_linears,
-    stored,
-)
+from blockzoo.linear import EXPERT_LINEAR, LINEAR, StoredLinear, replace_linears, stored
 from blockzoo.step import Phase, Step
 
 
@@ -134,12 +129,17 @@ class Decoder(nn.Module):
         Raises KernelError, with the reasons, where a named one can't run.
         """
         self._chosen = dict(kernels or {})
+        plain = not any(isinstance(module, StoredLinear) for module in self.modules())
         if any(self._chosen.get(op.name, REFERENCE) != REFERENCE for op in (LINEAR, EXPERT_LINEAR)):
             if self.trainable:
                 raise KernelError("kernels for linear and expert_linear do not train: build with trainable=False")
             replace_linears(self, stored)
+            plain = False
         self._bound_to = self.device
-        self.bindings = bind(self, self._kernels, device=self.device, choose=self._chosen)
+        # a plain nn.Linear has no slot to bind: it is the reference already
+        slotless = {LINEAR.name, EXPERT_LINEAR.name} if plain else set()
+        choose = {op: name for op, name in self._chosen.items() if op not in slotless}
+        self.bindings = bind(self, self._kernels, device=self.device, choose=choose)
         return self.bindings
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Decoder:

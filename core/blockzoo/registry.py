@@ -125,10 +125,12 @@ class Registry:
         plugin = name.rpartition(":")[0]
         if plugin in self.missing:
             raise PluginError(f"no {kind} '{name}': plugin '{plugin}' is not loaded ({self.missing[plugin]})")
-        hint = nearest(name, self.names(kind))
-        if self.missing:
-            hint += f" (not loaded: {', '.join(f'{p}: {why}' for p, why in sorted(self.missing.items()))})"
-        raise PluginError(f"no {kind} '{name}'{hint}")
+        raise PluginError(f"no {kind} '{name}'{nearest(name, self.names(kind))}{self.not_loaded()}")
+
+    def not_loaded(self) -> str:
+        """What to add where a name is unknown: the plugins that might have had it, and why they aren't here."""
+        reasons = ", ".join(f"{plugin}: {why}" for plugin, why in sorted(self.missing.items()))
+        return f" (plugins not loaded: {reasons})" if reasons else ""
 
 
 class Registrar:

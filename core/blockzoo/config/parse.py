@@ -77,8 +77,8 @@ class Parser:
             cls = self.registry.block(kind, name)
         except PluginError as error:
             near = nearest(name, {*self.resolver.blocks, *self.registry.names(kind)} - {name})
-            elsewhere = ":" in name or (self.registry.missing and "did you mean" not in near)
-            self.problems.at(name_node, str(error) if elsewhere else f"no {kind} '{name}'{near}")
+            bare = f"no {kind} '{name}'{near}{self.registry.not_loaded()}"
+            self.problems.at(name_node, str(error) if ":" in name else bare)
             return None
         canonical = self.registry.canonical(kind, name)
         if not issubclass(cls, base):

@@ -37,7 +37,7 @@ layers:
 TOLD = """\
 2:1: vocab_siz: unknown key 'vocab_siz'; did you mean 'vocab_size'?
 3:17: context_length: found 'long'; should be a valid integer
-5:14: norm.type: no norm 'plan'; did you mean 'plain'?
+5:14: norm.type: no norm 'plan'; did you mean 'plain'? (plugins not loaded: broken: import_failed: no such thing)
 6:31: position.theta: found -1; should be greater than 0
 6:51: position.scaling.type: found 'strech'; did you mean 'stretch'?
 7:19: embedding.tied: found 'no', a string; expected true or false; write true or false
@@ -153,7 +153,7 @@ def test_sections_of_other_files_fail_the_same_way(write: Write, toys: Registry,
     assert found == [
         "1:1: missing key 'steps' (how many)",
         "1:1: stps: unknown key 'stps'; did you mean 'steps'?",
-        "2:7: norm: no norm 'plan'; did you mean 'plain'?",
+        "2:7: norm: no norm 'plan'; did you mean 'plain'? (plugins not loaded: broken: import_failed: no such thing)",
     ]
     with pytest.raises(ConfigError, match="expected a mapping"):
         section(Train, read_yaml(write("[1]")))
