@@ -39,14 +39,15 @@ class Example:
 class Op:
     """A pure function. ``reference`` defines it; a kernel must agree within ``tolerances`` on every example.
 
-    ``tolerances``: dtype -> greatest error over greatest value. ``examples(dtype, device)`` draws inputs, edge shapes
-    included.
+    ``tolerances``: dtype -> greatest error over greatest value. ``static`` names what a slot may tell kernels
+    beforehand; empty means anything. ``examples(dtype, device)`` draws inputs, edge shapes included.
     """
 
     name: str
     reference: Callable[..., Tensor]
     examples: Callable[[torch.dtype, torch.device], Iterator[Example]]
     tolerances: Mapping[torch.dtype, float]
+    static: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,9 @@ class Slot(nn.Module):
 
     def __init__(self, op: Op, **static: Any) -> None:
         super().__init__()
+        for name in static if op.static else ():
+            if name not in op.static:
+                raise TypeError(f"op {op.name} has no static '{name}'{nearest(name, op.static)}")
         self.op = op
         self.static = static
         self.bound: dict[Phase, Callable[..., Tensor]] = dict.fromkeys(PHASES, op.reference)

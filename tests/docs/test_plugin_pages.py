@@ -93,5 +93,5 @@ def test_its_example_uses_only_what_is_public(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_page_is_short_and_linked(kind: str) -> None:
-    assert len((PAGES / f"{kind}.md").read_text(encoding="utf-8").splitlines()) <= 80
+    assert len((PAGES / f"{kind}.md").read_text(encoding="utf-8").splitlines()) <= 100
     assert f"({kind}.md)" in (PAGES / "README.md").read_text(encoding="utf-8")

@@ -37,7 +37,7 @@ def command(
     elif expanded:
         print("\n".join(lines(loaded, registry)))
     else:
-        print(dump_yaml(loaded.config, registry), end="")
+        print("".join(f"# {dropped}\n" for dropped in loaded.dropped) + dump_yaml(loaded.config, registry), end="")
 
 
 def lines(loaded: Loaded, registry: Registry) -> Iterator[str]:

@@ -230,19 +230,19 @@ class _Assembly:
         if form in takes:
             return position
         name = "none" if mixer.config is None else self.registry.name_of(type(mixer.config), "mixer")
+        forms = ", ".join(sorted(takes))
         if choice.explicit or form == "none" or "none" not in takes:
-            forms = ", ".join(sorted(takes))
             self.problems.at(choice.node, f"found a position of form '{form}'; mixer {name} takes: {forms}")
             return position
         what = self.registry.name_of(type(position.config), "position")
-        self.dropped.append(f"layers.{index}.position: {what} is dropped, mixer {name} takes none")
+        self.dropped.append(f"layers.{index}.position: {what} ({form}) is dropped, mixer {name} takes {forms}")
         none = self.parser.block(_NO_POSITION, AttentionPositionConfig)
         return none or position
 
     def _fits(self, config: LayerConfig, layer: Layer) -> None:
         """Whether the blocks of a layer fit each other: the position the mixer, the quantizer the weights."""
         dims = self.parser.dims
-        if dims is None or self.problems:
+        if dims is None:
             return
         mixer, ffn, position = config.mixer, config.ffn, config.position
         reasons = [] if mixer is None else list(mixer.check_position(dims, position))

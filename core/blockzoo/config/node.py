@@ -121,9 +121,13 @@ class Problems:
 
     def __init__(self) -> None:
         self._found: dict[tuple[Place, str], None] = {}
+        self._told: set[tuple[Place, str]] = set()
         self.overflow = False  # something was cut off: what follows from that is not worth telling
 
     def add(self, place: Place, path: str, message: str) -> None:
+        if (place, message) in self._told:  # the same words again, reached by another way (use, a pattern)
+            return
+        self._told.add((place, message))
         self._found[place, f"{path}: {message}" if path else message] = None
 
     def at(self, node: Node, message: str) -> None:

@@ -133,4 +133,5 @@ ATTENTION = Op(
     attention_reference,
     examples,
     {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3},
+    static=frozenset({"n_heads", "n_kv_heads", "head_dim", "scale", "window", "softcap", "sinks", "bias", "dropout"}),
 )

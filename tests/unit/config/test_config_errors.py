@@ -51,7 +51,8 @@ TOLD = """\
 10:98: blocks.moe.expert.act: found 'gellu'; did you mean 'gelu'? accepted: gelu, silu
 13:11: layers.mixer.cycle: 5 layers are not a whole number of cycles of 2; change layers.count, or write \
 'partial: true' beside 'cycle' if the last one is meant to break off
-13:25: layers.mixer.cycle.1: no mixer 'fully'; did you mean 'full'? (plugins not loaded: broken: import_failed: no such thing)
+13:25: layers.mixer.cycle.1: no mixer 'fully'; did you mean 'full'? \
+(plugins not loaded: broken: import_failed: no such thing)
 15:3: layers.norms: unknown key 'norms'; did you mean 'norm'?
 """
 

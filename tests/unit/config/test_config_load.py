@@ -160,7 +160,7 @@ def test_an_inherited_position_is_dropped_where_it_has_no_use(model: Model, writ
     forms = [layer.position.form for layer in loaded.config.layers]
     assert forms == ["none", "rotating", "none", "rotating"]
     assert loaded.dropped == tuple(
-        f"layers.{i}.position: toys:turn is dropped, mixer toys:recur takes none" for i in (0, 2)
+        f"layers.{i}.position: toys:turn (rotating) is dropped, mixer toys:recur takes none" for i in (0, 2)
     )
 
 
