@@ -220,3 +220,9 @@ def test_a_checkpoint_folder_is_a_model_too(cli: Cli, tiny: str, tmp_path: Path)
     status, _, err = cli("inspect", str(tmp_path))
     assert status == 2
     assert "Traceback" not in err
+
+
+def test_a_distribution_is_told_from_its_plugins(cli: Cli) -> None:
+    status, _, err = cli("plugins", "check", "blockzoo")
+    assert status == 2
+    assert "'blockzoo' is a distribution; its plugins are: blocks, gpt2, gpt_oss, qwen3, torch" in err

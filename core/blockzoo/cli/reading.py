@@ -38,6 +38,9 @@ def read_plugin(name_or_file: str) -> tuple[str, Registry]:
         name = host().load_file(name).name
     rows = [plugin for plugin in host().plugins if plugin.name == name]
     if not rows:
+        theirs = sorted(plugin.name for plugin in host().plugins if plugin.installed.distribution == name)
+        if theirs:
+            raise InputError(f"'{name}' is a distribution; its plugins are: {', '.join(theirs)}")
         raise InputError(f"no plugin '{name}' is installed{nearest(name, {p.name for p in host().plugins})}")
     if not any(row.state == "loaded" for row in rows):
         raise PluginError(f"plugin '{name}' is not loaded: {rows[0].state}: {rows[0].error}")
