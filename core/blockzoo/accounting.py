@@ -87,11 +87,6 @@ def parameters_of(config: ModelConfig) -> dict[str, Parameter]:
     return dict(account(config, context=1).cost.parameters)
 
 
-def buffers_of(config: ModelConfig) -> dict[str, Parameter]:
-    """Every buffer by its name in the state dict."""
-    return dict(account(config, context=1).cost.buffers)
-
-
 def group_of(name: str) -> str:
     """The group that a parameter is counted under."""
     parts = name.split(".")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
-from blockzoo.accounting import buffers_of, parameters_of
+from blockzoo.accounting import account
 from blockzoo.config.schema import ModelConfig
 from blockzoo.errors import InputError, PluginError
 from blockzoo.initialization import draw
@@ -32,11 +32,11 @@ def empty(
     check_device(device)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise InputError(f"dtype is {dtype!r}; a model's is a float one, such as torch.float32 or torch.bfloat16")
-    parameters, buffers = parameters_of(config), buffers_of(config)
-    packed = packed_names(config, parameters)
+    cost = account(config, context=1).cost
+    packed = packed_names(config, cost.parameters)
     with torch.device("meta"):
         model = Decoder(config, trainable=trainable)
-    _check_names(model, config, set(parameters), set(buffers), set(packed) if not trainable else set())
+    _check_names(model, config, set(cost.parameters), set(cost.buffers), set(packed) if not trainable else set())
     quantize(model, packed, trainable=trainable)
     model.to(dtype)
     if torch.device(device).type != "meta":
@@ -79,7 +79,8 @@ def build(
 def _initialize(model: Decoder, seed: int) -> None:
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     stored = {f"{name}.weight": m for name, m in model.named_modules() if isinstance(m, StoredLinear)}
-    for name, parameter in {**parameters_of(model.config), **buffers_of(model.config)}.items():
+    cost = account(model.config, context=1).cost
+    for name, parameter in {**cost.parameters, **cost.buffers}.items():
         value = draw(model.config, name, parameter, seed)
         if name in stored:
             module = stored[name]

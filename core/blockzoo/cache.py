@@ -89,16 +89,14 @@ class TokenState:
             self._write(step, new, uniform)
             return new, step.keys
         if ring and n_tokens > 1:  # later tokens would evict what the earlier ones still see
-            before = [(tensor, part) for tensor, part in zip(self.tensors, new, strict=True)]
-            old_positions = self.positions.clone()
-            joined = [torch.cat([tensor.to(part.dtype), part], dim=-2) for tensor, part in before]
-            keys = Keys(torch.cat([old_positions, step.positions], dim=1), False)
+            pairs = zip(self.tensors, new, strict=True)
+            joined = tuple(torch.cat([tensor.to(part.dtype), part], dim=-2) for tensor, part in pairs)
+            keys = Keys(torch.cat([self.positions, step.positions], dim=1), False)
             self._write(step, new, uniform)
-            return tuple(joined), keys
+            return joined, keys
         self._write(step, new, uniform)
         stored = [tensor[..., : self.extent, :].to(part.dtype) for tensor, part in zip(self.tensors, new, strict=True)]
-        consecutive = uniform and (not ring or n_tokens == 1)
-        return tuple(stored), Keys(self.positions[:, : self.extent], consecutive)
+        return tuple(stored), Keys(self.positions[:, : self.extent], uniform)
 
     def _write(self, step: Step, new: tuple[Tensor, ...], uniform: bool) -> None:
         n_tokens = step.positions.shape[1]

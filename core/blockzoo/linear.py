@@ -198,17 +198,17 @@ class StoredLinear(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        names = tuple(self.canonical())
-        keys = {name: self._key(prefix, name) for name in names}
+        like = self.canonical()
+        keys = {name: self._key(prefix, name) for name in like}
         found = {name: state_dict[key] for name, key in keys.items() if key in state_dict}
-        missing_keys.extend(key for key in keys.values() if key not in state_dict)
-        if len(found) == len(names):
-            expected = {name: tensor.shape for name, tensor in self.canonical().items()}
-            wrong = [n for n in names if found[n].shape != expected[n]]
-            error_msgs.extend(f"{keys[n]}: shape {tuple(found[n].shape)}, expected {tuple(expected[n])}" for n in wrong)
+        missing_keys.extend(key for name, key in keys.items() if name not in found)
+        if len(found) == len(like):
+            wrong = [n for n in like if found[n].shape != like[n].shape]
+            error_msgs.extend(
+                f"{keys[n]}: shape {tuple(found[n].shape)}, expected {tuple(like[n].shape)}" for n in wrong
+            )
             if not wrong:
-                like = self.canonical()
-                self.set_canonical({n: found[n].to(like[n].device, like[n].dtype, copy=True) for n in names})
+                self.set_canonical({n: found[n].to(t.device, t.dtype, copy=True) for n, t in like.items()})
         rest = {k: v for k, v in state_dict.items() if k not in keys.values()}
         super()._load_from_state_dict(rest, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
 
@@ -254,20 +254,6 @@ class FakeQuantLinear(nn.Module):
         if counts:
             return expert_linear_reference({"weight": weight}, x, self.bias, counts[0], quantizer=None)
         return F.linear(x, weight, self.bias)
-
-
-def dense_weight(linear: nn.Module, dtype: torch.dtype) -> Tensor:
-    """The matrix that a linear (or expert linear) stands for, however it is stored: (out, in) or (E, out, in).
-
-    Unpacks on every call; raises TypeError for a module that is no linear.
-    """
-    if isinstance(linear, StoredLinear):
-        return _unpacked(linear.canonical(), dtype, linear.quantizer).to(dtype)
-    if isinstance(linear, FakeQuantLinear):
-        return linear.quantize(linear.weight).to(dtype)
-    if isinstance(linear, nn.Linear | ExpertLinear):
-        return linear.weight.to(dtype)
-    raise TypeError(f"{type(linear).__name__} is no linear")
 
 
 AnyLinear = nn.Linear | ExpertLinear

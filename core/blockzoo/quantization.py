@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from blockzoo.accounting import quantizer_of
 from blockzoo.blocks import Parameter, QuantizerConfig
@@ -49,15 +48,3 @@ def quantize(model: nn.Module, packed: Mapping[str, QuantizerConfig], *, trainab
         return StoredLinear(tuple(linear.weight.shape), linear.bias, quantizer, device=linear.weight.device)
 
     replace_linears(model, replacement)
-
-
-def pack_state(state: Mapping[str, Tensor], packed: Mapping[str, QuantizerConfig]) -> dict[str, Tensor]:
-    """A state dict as it is saved: masters packed. Names as in a model that was built packed."""
-    result: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        if name in packed:
-            with torch.no_grad():
-                result.update({f"{name}.{part}": value for part, value in packed[name].pack(tensor).items()})
-        else:
-            result[name] = tensor
-    return result

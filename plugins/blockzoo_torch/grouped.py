@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from blockzoo.kernels import YES, Call, Capabilities, Kernel, Verdict, no
 from blockzoo.step import Keys
+from blockzoo_blocks.mixers.attention import visible
 
 SCORES = 1 << 26
 """Scores held at a time; a slice has at least one query."""
@@ -69,9 +70,7 @@ def _seen(positions: Tensor, keys: Keys, window: int | None) -> Tensor | None:
     """(B, 1, 1, t, S) bool, or None where one query sees every key."""
     if keys.consecutive and positions.shape[1] == 1 and (window is None or keys.positions.shape[1] <= window):
         return None
-    distance = positions[:, None, None, :, None] - keys.positions[:, None, None, None, :]
-    seen = (distance >= 0) & (keys.positions >= 0)[:, None, None, None, :]
-    return seen if window is None else seen & (distance < window)
+    return visible(positions, keys.positions, window)[:, :, None]
 
 
 def _weights(scores: Tensor, seen: Tensor | None, sinks: Tensor | None, dropout: float) -> Tensor:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from blockzoo.kernels import YES, Call, Capabilities, Kernel, Verdict, no
 from blockzoo.step import Keys
+from blockzoo_blocks.mixers.attention import visible
 
 
 def supports(capabilities: Capabilities, call: Call) -> Verdict:
@@ -98,10 +99,7 @@ def _position_mask(
     positions: Tensor, key_positions: Tensor, window: int | None, bias: Tensor | None, dtype: torch.dtype
 ) -> Tensor:
     """(B, 1, T, S) bool, or (B, H, T, S) in ``dtype`` with a bias in it."""
-    distance = positions[:, None, :, None] - key_positions[:, None, None, :]
-    seen = (distance >= 0) & (key_positions >= 0)[:, None, None, :]
-    if window is not None:
-        seen = seen & (distance < window)
+    seen = visible(positions, key_positions, window)
     return seen if bias is None else bias.to(dtype).masked_fill(~seen, float("-inf"))
 
 

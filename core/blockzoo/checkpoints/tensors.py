@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from blockzoo.accounting import buffers_of, parameters_of
+from blockzoo.accounting import account, parameters_of
 from blockzoo.checkpoints.keymap import Want
 from blockzoo.config.schema import ModelConfig
 from blockzoo.model import Decoder
@@ -19,10 +19,10 @@ def wanted(config: ModelConfig) -> dict[str, Want]:
 
     Raises ConfigError for a weight whose shape its quantizer refuses.
     """
-    parameters = parameters_of(config)
-    packed = packed_names(config, parameters)
+    cost = account(config, context=1).cost
+    packed = packed_names(config, cost.parameters)
     found: dict[str, Want] = {}
-    for name, parameter in {**parameters, **buffers_of(config)}.items():
+    for name, parameter in {**cost.parameters, **cost.buffers}.items():
         if name in packed:
             parts = packed[name].tensors(parameter.shape)
             found.update({f"{name}.{part}": Want(t.shape, t.dtype) for part, t in parts.items()})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -10,9 +9,8 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 
+from blockzoo.cli.bar import counting_bar
 from blockzoo.cli.output import print_json, table
 from blockzoo.cli.reading import read_plugin
 from blockzoo.errors import InputError
@@ -60,14 +58,7 @@ def _only(found: Sequence[Check], component: str | None) -> Sequence[Check]:
 
 def _watched(wanted: Sequence[Check]) -> Iterator[Outcome]:
     """Run checks with a bar on standard error, where that is a terminal."""
-    bar = Progress(
-        TextColumn("{task.completed}/{task.total}"),
-        BarColumn(),
-        TextColumn("{task.description}"),
-        console=Console(stderr=True, markup=False, highlight=False),
-        transient=True,
-        disable=not sys.stderr.isatty(),
-    )
+    bar = counting_bar()
     with bar:
         task = bar.add_task("", total=len(wanted))
         for check in wanted:

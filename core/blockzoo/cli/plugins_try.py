@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
-
+from blockzoo.cli.bar import counting_bar
 from blockzoo.cli.output import note, print_json, table
 from blockzoo.cli.reading import read_plugin
 from blockzoo.errors import InputError
@@ -45,14 +42,7 @@ def _all(plugin: str, registry: Registry, steps: int) -> list[Result]:
     if not found:
         kinds = ", ".join(sorted({c.kind for c in registry.components(plugin)})) or "nothing"
         raise InputError(f"plugin '{plugin}' registers {kinds}: nothing that stands in a slot of a model")
-    bar = Progress(
-        TextColumn("{task.completed}/{task.total}"),
-        BarColumn(),
-        TextColumn("{task.description}"),
-        console=Console(stderr=True, markup=False, highlight=False),
-        transient=True,
-        disable=not sys.stderr.isatty(),
-    )
+    bar = counting_bar()
     results = []
     with bar:
         task = bar.add_task("", total=len(found))
