@@ -14,6 +14,7 @@ import torch
 
 from blockzoo.blocks import Cost, Parameter, QuantizerConfig, Role, linear_cost
 from blockzoo.config.schema import LayerConfig, ModelConfig
+from blockzoo.faults import asked
 
 GROUPS = ("embedding", "unembedding", "mixer", "ffn", "other")
 
@@ -113,32 +114,34 @@ def quantizer_of(config: ModelConfig, name: str, parameter: Parameter) -> Quanti
     return None
 
 
-def layer_cost(config: ModelConfig, layer: LayerConfig, context: int) -> Cost:
-    """The cost of one layer, names relative to it."""
+def layer_cost(config: ModelConfig, layer: LayerConfig, context: int, place: str = "layer") -> Cost:
+    """The cost of one layer, names relative to it. ``place``: what messages call the layer."""
     dims = config.dims
-    cost = layer.residual.cost(dims)
-    for name in layer.residual.norms(layer.mixer is not None, layer.ffn is not None):
-        cost += layer.norm.cost(config.d_model).under(name)
+    branches = layer.mixer is not None, layer.ffn is not None
+    cost = asked(f"{place}.residual", layer.residual.cost, dims, *branches)
+    for name in layer.residual.norms(*branches):
+        cost += asked(f"{place}.{name}", layer.norm.cost, config.d_model).under(name)
     if layer.mixer is not None:
-        cost += layer.mixer.cost(dims, layer.position, context).under("mixer")
+        cost += asked(f"{place}.mixer", layer.mixer.cost, dims, layer.position, context).under("mixer")
     if layer.ffn is not None:
-        cost += layer.ffn.cost(dims).under("ffn")
+        cost += asked(f"{place}.ffn", layer.ffn.cost, dims).under("ffn")
     return cost
 
 
 def _parts(config: ModelConfig, context: int) -> Iterator[Cost]:
     yield Cost({"embedding.tokens.weight": Parameter((config.vocab_size, config.d_model), Role.EMBEDDING)})
     if config.embedding.position is not None:
-        yield config.embedding.position.cost(config.dims).under("embedding.position")
+        place = "embedding.position"
+        yield asked(place, config.embedding.position.cost, config.dims).under(place)
     if config.embedding.norm is not None:
-        yield config.embedding.norm.cost(config.d_model).under("embedding.norm")
+        yield asked("embedding.norm", config.embedding.norm.cost, config.d_model).under("embedding.norm")
     costs: dict[int, Cost] = {}  # equal layers are one object after expansion
     for index, layer in enumerate(config.layers):
         if id(layer) not in costs:
-            costs[id(layer)] = layer_cost(config, layer, context)
+            costs[id(layer)] = layer_cost(config, layer, context, f"layers.{index}")
         yield costs[id(layer)].under(f"layers.{index}")
     if config.head.norm is not None:
-        yield config.head.norm.cost(config.d_model).under("head.norm")
+        yield asked("head.norm", config.head.norm.cost, config.d_model).under("head.norm")
     if config.embedding.tied:
         yield Cost(flops=2 * config.vocab_size * config.d_model)
     else:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from blockzoo.cache import State
 from blockzoo.cost import Cost, Initializer, Parameter, Role, StateTensor, filled, linear_cost
+from blockzoo.errors import InputError
 from blockzoo.step import Step
 
 __all__ = [
@@ -44,11 +45,14 @@ __all__ = [
     "QuantizerConfig",
     "ResidualConfig",
     "Role",
+    "Scale",
     "StateTensor",
     "filled",
     "linear_cost",
     "nested_kinds",
 ]
+
+Scale = Literal["width", "d_ff", "experts"]
 
 KINDS = ("norm", "mixer", "ffn", "position", "residual", "quantizer")
 
@@ -72,8 +76,16 @@ class BlockConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, revalidate_instances="never")
 
     kind: ClassVar[str]
+    label: ClassVar[str] = ""
+    """What figures call it: ``Grouped-query attention``. Default: the name that it is registered under."""
+    registered: ClassVar[str] = ""
+    """What it is registered as, ``plugin:name``: the registry sets it, messages say it."""
     compile_safe: ClassVar[bool] = True
     """Whether the module compiles without a graph break. False where the host must see values (an expert's count)."""
+    scales: ClassVar[Mapping[str, Scale]] = {}
+    """Which fields grow when a model is made larger, for ``blockzoo solve`` and the solver of experiments: field ->
+    ``width`` (in proportion to d_model: counts of heads, ranks of latents), ``d_ff`` or ``experts``. Whole numbers, or
+    None where the default follows from others. Blocks inside the block say theirs themselves."""
 
     @classmethod
     def samples(cls) -> Sequence[Self]:
@@ -280,9 +292,13 @@ class ResidualConfig(BlockConfig):
     """How a layer joins norms, mixer and ffn: ``(x, step, state) -> (x, aux)``. It is the layer's module."""
 
     kind: ClassVar[str] = "residual"
+    parallel: ClassVar[bool] = False
+    """Whether mixer and ffn read the same input, rather than one after the other. Figures ask."""
 
     def norms(self, has_mixer: bool, has_ffn: bool) -> tuple[str, ...]:
-        """The names of the norms that the module makes, each over d_model."""
+        """The names of the norms that the module makes, each over d_model: ``mixer_norm`` and ``ffn_norm`` before a
+        branch, ``mixer_post_norm`` and ``ffn_post_norm`` after it, ``norm`` where both branches share one.
+        """
         raise NotImplementedError
 
     def build(
@@ -291,9 +307,18 @@ class ResidualConfig(BlockConfig):
         """``mixer`` and ``ffn`` become submodules of these names, norms of the names that ``norms`` gives."""
         raise NotImplementedError
 
-    def cost(self, dims: Dims) -> Cost:
-        """Parameters of its own, beside norms, mixer and ffn."""
+    def cost(self, dims: Dims, has_mixer: bool, has_ffn: bool) -> Cost:
+        """Parameters of its own, beside norms, mixer and ffn, around these branches."""
         return Cost()
+
+    def scaled(self, factor: float) -> Self:
+        """The same block with each branch times ``factor`` before it is added: CompleteP divides them by the depth
+        multiple. Raises InputError where the block can't.
+        """
+        raise InputError(
+            f"the residual {type(self).__name__} doesn't say how to scale its branches, which CompleteP divides by the"
+            " depth multiple: its author adds scaled(factor) to it, or train without train.parametrization"
+        )
 
 
 BASES: dict[str, type[BlockConfig]] = {

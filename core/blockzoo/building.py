@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
+from torch import Tensor
 
 from blockzoo.accounting import account
+from blockzoo.blocks import BlockConfig, Cost
 from blockzoo.config.schema import ModelConfig
 from blockzoo.errors import InputError, PluginError
+from blockzoo.faults import title
 from blockzoo.initialization import draw
 from blockzoo.linear import StoredLinear
 from blockzoo.model import Decoder
@@ -36,7 +39,7 @@ def empty(
     packed = packed_names(config, cost.parameters)
     with torch.device("meta"):
         model = Decoder(config, trainable=trainable)
-    _check_names(model, config, set(cost.parameters), set(cost.buffers), set(packed) if not trainable else set())
+    _check_promises(model, cost, set() if trainable else set(packed))
     quantize(model, packed, trainable=trainable)
     model.to(dtype)
     if torch.device(device).type != "meta":
@@ -70,13 +73,20 @@ def build(
     """
     model = empty(config, registry=registry, device=device, dtype=dtype, trainable=trainable)
     if model.device.type != "meta":
-        _initialize(model, seed)
+        initialize(model, seed)
     model.bind(kernels)
     return model
 
 
+def _whole(value: Tensor, like: Tensor) -> Tensor:
+    return value
+
+
 @torch.no_grad()
-def _initialize(model: Decoder, seed: int) -> None:
+def initialize(model: Decoder, seed: int, place: Callable[[Tensor, Tensor], Tensor] = _whole) -> None:
+    """Draw the weights of a model whose storage is allocated. ``place(value, like)``: what goes into ``like``, of a
+    parameter that is split over processes.
+    """
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     stored = {f"{name}.weight": m for name, m in model.named_modules() if isinstance(m, StoredLinear)}
     cost = account(model.config, context=1).cost
@@ -88,20 +98,37 @@ def _initialize(model: Decoder, seed: int) -> None:
             packed = module.quantizer.pack(value)
             module.set_canonical({part: tensor.to(model.device) for part, tensor in packed.items()})
         else:
-            tensors[name].copy_(value)
+            tensors[name].copy_(place(value, tensors[name]))
 
 
-def _check_names(
-    model: Decoder, config: ModelConfig, parameters: set[str], buffers: set[str], stored: set[str]
-) -> None:
-    """A block whose ``cost`` names other parameters than its module has is a defect of its plugin: say which."""
-    built = {name for name, _ in model.named_parameters()}
-    held = {name for name, _ in model.named_buffers() if not name.startswith("embedding.tokens.")}
-    if "embedding.tokens.weight" in stored:
-        built.add("embedding.tokens.weight")
-    for have, said, what in ((built, parameters, "parameters"), (held, buffers, "buffers")):
-        if have != said:
-            raise PluginError(
-                f"model '{config.name}': cost() and the built modules disagree on {what}:"
-                f" only in the modules {sorted(have - said)[:5]}, only in cost {sorted(said - have)[:5]}"
-            )
+def _check_promises(model: Decoder, cost: Cost, stored: set[str]) -> None:
+    """A block whose ``cost`` says other parameters than its module has is a defect of its plugin: say whose."""
+    built = {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}
+    held = {n: tuple(t.shape) for n, t in model.named_buffers() if not n.startswith("embedding.tokens.")}
+    if (table := "embedding.tokens.weight") in stored:
+        built[table] = cost.parameters[table].shape
+    for have, promised, what in ((built, cost.parameters, "parameter"), (held, cost.buffers, "buffer")):
+        said = {name: parameter.shape for name, parameter in promised.items()}
+        for name in sorted(have.keys() | said.keys()):
+            if have.get(name) != said.get(name):
+                raise PluginError(
+                    f"{_owner(model.config, name)}: the module and cost() disagree on the {what} '{name}':"
+                    f" {_shape(have.get(name))} in the module, {_shape(said.get(name))} in cost()"
+                )
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "it is not" if shape is None else f"its shape is {shape}"
+
+
+def _owner(config: ModelConfig, name: str) -> str:
+    """The block that a parameter belongs to, by its name in the state dict, and its plugin."""
+    part, index, *rest = name.split(".")
+    block: BlockConfig | None = {"position": config.embedding.position, "norm": config.embedding.norm}.get(index)
+    if part == "head":
+        block = config.head.norm
+    if part == "layers":
+        layer = config.layers[int(index)]
+        norms = dict.fromkeys(layer.residual.norms(layer.mixer is not None, layer.ffn is not None), layer.norm)
+        block = {**norms, "mixer": layer.mixer, "ffn": layer.ffn}.get(rest[0]) or layer.residual
+    return f"model '{config.name}'" if block is None else title(block)

@@ -7,7 +7,9 @@ Axes: B batch, T tokens of this pass, S stored tokens, D last axis of whatever i
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -147,6 +149,14 @@ class TokenState:
         return sum(tensor.numel() * tensor.itemsize for tensor in self.tensors)
 
 
+@dataclass(frozen=True)
+class Bookmark:
+    """A place in a cache: its length, and copies of the states that can't be rolled back to it."""
+
+    length: int
+    states: list[State | None]
+
+
 class ModelCache:
     """The states of all layers and the length of each row. ``model.new_cache`` makes it."""
 
@@ -200,6 +210,32 @@ class ModelCache:
         for state in self.states:
             if state is not None:
                 state.reset()
+
+    def can_rollback(self, length: int) -> bool:
+        """Whether every layer can forget all but the first ``length`` tokens."""
+        states = [state for state in self.states if state is not None]
+        return all(isinstance(state, Rollback) and state.can_rollback(length) for state in states)
+
+    def bookmark(self) -> Bookmark:
+        """This place, to return to later whatever the layers' states can. Needs rows of one length.
+
+        States that may come to lack the capability (rings, recurrences) are copied: their size is bounded.
+        """
+        assert self._uniform is not None
+        full = [isinstance(state, TokenState) and state.window is None for state in self.states]
+        copies = [None if plain else copy.deepcopy(state) for state, plain in zip(self.states, full, strict=True)]
+        return Bookmark(self._uniform, copies)
+
+    def return_to(self, bookmark: Bookmark) -> None:
+        """Forget what came after a bookmark of this cache, which can be returned to again."""
+        for index, saved in enumerate(bookmark.states):
+            state = self.states[index]
+            if saved is not None:
+                self.states[index] = copy.deepcopy(saved)
+            elif isinstance(state, Rollback):
+                state.rollback(bookmark.length)
+        self.lengths.fill_(bookmark.length)
+        self._uniform = bookmark.length
 
     def rollback(self, length: int) -> None:
         """Forget all but the first ``length`` tokens of every row.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from blockzoo.config.schema import EmbeddingConfig, HeadConfig, ModelConfig
-from blockzoo.tables import FakeQuantTable, StoredTable, Table
+from blockzoo.tables import FakeQuantTable, StoredTable, Table, TiedTable
 
 
 class Embedding(nn.Module):
@@ -19,7 +19,8 @@ class Embedding(nn.Module):
 
     def __init__(self, recipe: EmbeddingConfig, config: ModelConfig, trainable: bool) -> None:
         super().__init__()
-        self.tokens: Table | StoredTable = Table(config.vocab_size, config.d_model)
+        table = TiedTable if recipe.tied else Table
+        self.tokens: Table | StoredTable = table(config.vocab_size, config.d_model)
         if recipe.quantizer is not None and trainable:
             self.tokens = FakeQuantTable(self.tokens, recipe.quantizer)
         elif recipe.quantizer is not None:

@@ -54,6 +54,10 @@ class RunError(RuntimeError):
     """A run failed through no fault of its input (diverged, killed, out of memory): exit status 1."""
 
 
+class DivergenceError(RunError):
+    """The loss of a training is no number any more."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """A hint for a misspelt word: ``; did you mean 'window'?``, or the accepted words when none is near."""
     choices = sorted(known)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import pluggy
@@ -29,9 +30,14 @@ class HookManager(pluggy.PluginManager):
         return options
 
     def add(self, plugin: object, name: str) -> None:
-        """Take a plugin in. Raises PluginError where it implements no hook, or one that there isn't."""
-        self.register(plugin, name=name)
+        """Take a plugin in. Raises PluginError where it implements no hook, or one that there isn't, or takes an
+        argument that its hook doesn't have.
+        """
         known = [hook for hook in vars(hookspecs) if hook.startswith(PREFIX)]
+        for hook in known:
+            if inspect.isroutine(getattr(plugin, hook, None)):
+                _check_arguments(hook, getattr(plugin, hook))
+        self.register(plugin, name=name)
         callers = self.get_hookcallers(plugin) or []
         for caller in callers:
             if caller.name not in known:
@@ -48,3 +54,13 @@ class HookManager(pluggy.PluginManager):
         """Call one hook of one plugin: a list of its result, empty where it doesn't implement the hook."""
         others = [other for other in self.get_plugins() if other is not plugin]
         return self.subset_hook_caller(hook, others)(**arguments)
+
+
+def _check_arguments(hook: str, function: Callable[..., object]) -> None:
+    """Arguments go by name; one with a default is the plugin's own affair."""
+    given = list(inspect.signature(getattr(hookspecs, hook)).parameters)
+    taken = inspect.signature(function).parameters.values()
+    asked = [p.name for p in taken if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    for name in asked:
+        if name not in given:
+            raise PluginError(f"{hook} has no argument '{name}': define it as `def {hook}({', '.join(given)})`")

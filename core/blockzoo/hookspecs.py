@@ -10,6 +10,7 @@ import pluggy
 
 if TYPE_CHECKING:
     from blockzoo.registry import Registrar
+    from blockzoo.training.trackers import TrackedRun, Tracker
 
 PROJECT = "blockzoo"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -25,3 +26,11 @@ def blockzoo_register(registry: Registrar) -> None:
 def blockzoo_configs() -> Iterable[Path]:
     """Folders of YAML files that this plugin ships. A file's stem is the name users give to ``load_config``."""
     raise NotImplementedError
+
+
+@hookspec
+def blockzoo_tracker(run: TrackedRun) -> Tracker | None:
+    """Who else gets a run's figures, if the user named this plugin (``--tracker``); None: not this time.
+
+    Called before the first step. An exception, here or in the tracker, is one warning line and never stops a run.
+    """

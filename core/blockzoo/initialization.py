@@ -14,6 +14,9 @@ from torch import Tensor
 from blockzoo.blocks import Parameter, Role
 from blockzoo.config.schema import ModelConfig
 
+LAYER_MATRICES = frozenset({Role.HIDDEN, Role.RESIDUAL_OUTPUT, Role.ROUTER})
+"""Roles of the matrices inside layers: those whose fan-in grows with the width."""
+
 
 def draw(config: ModelConfig, name: str, parameter: Parameter, seed: int) -> Tensor:
     """The initial value of one parameter, float32 on the CPU."""
@@ -35,9 +38,12 @@ def std_of(config: ModelConfig, role: Role) -> float:
     init = config.init
     if role is Role.EMBEDDING and init.embedding_std is not None:
         return init.embedding_std
+    if role is Role.RESIDUAL_OUTPUT and init.residual_output_std is not None:
+        return init.residual_output_std
+    std = init.hidden_std if role in LAYER_MATRICES and init.hidden_std is not None else init.std
     if role is Role.RESIDUAL_OUTPUT and init.residual_output == "depth_scaled":
-        return init.std / sqrt(2 * config.n_layers)
-    return init.std
+        return std / sqrt(2 * config.n_layers)
+    return std
 
 
 def seed_of(seed: int, name: str) -> int:

@@ -40,7 +40,9 @@ class Op:
     """A pure function. ``reference`` defines it; a kernel must agree within ``tolerances`` on every example.
 
     ``tolerances``: dtype -> greatest error over greatest value. ``static`` names what a slot may tell kernels
-    beforehand; empty means anything. ``examples(dtype, device)`` draws inputs, edge shapes included.
+    beforehand; empty means anything. One of an argument's name is what calls pass for it (of a tensor: whether there is
+    one); ``facts`` of a call's arguments gives the others. ``examples(dtype, device)`` draws inputs, edge shapes
+    included.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Op:
     examples: Callable[[torch.dtype, torch.device], Iterator[Example]]
     tolerances: Mapping[torch.dtype, float]
     static: frozenset[str] = frozenset()
+    facts: Callable[..., Mapping[str, Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -177,7 +180,8 @@ def bind(
 ) -> list[Binding]:
     """Choose a layout for each weight and a kernel for each slot and phase; returns what was chosen and why.
 
-    ``choose`` names a kernel for an op. Raises KernelError, with the reasons, where that one can't run.
+    ``choose`` names a kernel for an op; a phase that it refuses goes to the best other one. Raises KernelError, with
+    the reasons, where it refuses every phase.
     """
     choose = dict(choose or {})
     slots = [(name, module) for name, module in model.named_modules() if isinstance(module, Slot)]
@@ -221,11 +225,11 @@ def _bind_slot(
         if len(refusals) == len(PHASES):
             reasons = "; ".join(f"{phase}: {reason}" for phase, reason in refusals.items())
             raise KernelError(f"{name}: kernel '{wanted}' can't serve op '{op}' here: {reasons}")
-        candidates = [kernel for kernel in candidates if kernel.name == wanted]
+        candidates.sort(key=lambda kernel: kernel.name != wanted)
     if wanted == REFERENCE:
         candidates = []
     eligible = [kernel for kernel in candidates if kernel.name == wanted or kernel.priority > 0]
-    layout = _choose_layout(eligible, verdicts) if isinstance(slot, WeightSlot) else None
+    layout = _choose_layout(eligible[: 1 if wanted else None], verdicts) if isinstance(slot, WeightSlot) else None
     if isinstance(slot, WeightSlot):
         owner.set_layout(layout)  # type: ignore[operator]
     for phase in PHASES:
@@ -233,14 +237,16 @@ def _bind_slot(
         winner: Kernel | None = None
         for kernel in candidates:
             verdict = verdicts[kernel.name, phase]
-            if wanted is None and kernel.priority < 0:
+            if kernel.priority < 0 and kernel.name != wanted:
                 verdict = no(f"priority {kernel.priority} is below the reference's: ask for it by name")
             elif kernel.layout is not layout:
                 verdict = no(f"reads layout {_layout_name(kernel.layout)}, the weight is in {_layout_name(layout)}")
             if verdict.ok and winner is None:
                 winner = kernel
             else:
-                lost.append((kernel.name, verdict.reason or f"priority {kernel.priority}"))
+                by_name = winner is not None and winner.name == wanted
+                beaten = f"'{wanted}' is asked for" if by_name else f"priority {kernel.priority}"
+                lost.append((kernel.name, verdict.reason or beaten))
         slot.chosen[phase] = winner.name if winner else REFERENCE
         slot.bound[phase] = winner.function if winner else _reference_over(slot.op, layout)
         yield Binding(place, op, phase, slot.chosen[phase], tuple(lost))
@@ -249,7 +255,10 @@ def _bind_slot(
 def _verdict(kernel: Kernel, capabilities: Capabilities, call: Call) -> Verdict:
     if call.phase == "train" and not kernel.backward:
         return no("forward only")
-    return kernel.supports(capabilities, call)
+    try:
+        return kernel.supports(capabilities, call)
+    except Exception as error:  # one kernel's mistake must not cost every model
+        return no(f"its supports() raises {type(error).__name__}: {error}")
 
 
 def _choose_layout(candidates: Sequence[Kernel], verdicts: Mapping[tuple[str, Phase], Verdict]) -> Layout | None:

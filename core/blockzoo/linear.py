@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from blockzoo.blocks import QuantizerConfig
-from blockzoo.kernels import Example, Layout, Op, WeightSlot
+from blockzoo.kernels import Example, Kernel, Layout, Op, Slot, WeightSlot
 from blockzoo.step import PHASES, Phase
 
 DECODE_ROWS = 16
@@ -112,9 +112,24 @@ class ExpertLinear(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(n_experts, d_out, d_in))
         self.bias = nn.Parameter(torch.empty(n_experts, d_out)) if bias else None
+        self.slot = Slot(EXPERT_LINEAR, quantizer=None, shape=tuple(self.weight.shape))
 
     def forward(self, x: Tensor, counts: Sequence[int]) -> Tensor:
-        return expert_linear_reference({"weight": self.weight}, x, self.bias, counts, quantizer=None)
+        return self.slot[phase_of(len(x))]({"weight": self.weight}, x, self.bias, counts, quantizer=None)
+
+
+class SlottedLinear(nn.Linear):
+    """An ``nn.Linear`` that a kernel may serve. It shares the parameters of the one that it takes the place of."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        nn.Module.__init__(self)
+        self.weight, self.bias = linear.weight, linear.bias
+        self.out_features, self.in_features = linear.weight.shape
+        self.slot = Slot(LINEAR, quantizer=None, shape=tuple(linear.weight.shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernel = self.slot[phase_of(x.numel() // x.shape[-1])]
+        return kernel({"weight": self.weight}, x, self.bias, quantizer=None)
 
 
 class StoredLinear(nn.Module):
@@ -137,7 +152,7 @@ class StoredLinear(nn.Module):
         self.bias = bias
         self.slot = WeightSlot(
             LINEAR if len(shape) == 2 else EXPERT_LINEAR,
-            quantizer=None if quantizer is None else type(quantizer).__name__,
+            quantizer=quantizer,
             shape=shape,
         )
         self.layout: Layout | None = None
@@ -257,17 +272,48 @@ class FakeQuantLinear(nn.Module):
 
 
 AnyLinear = nn.Linear | ExpertLinear
+REPLACEABLE = (nn.Linear, SlottedLinear, ExpertLinear)
+"""Exactly these: a subclass, such as a router, is its block's own."""
+
+
+def matrix(linear: nn.Module, dtype: torch.dtype) -> Tensor:
+    """The (out, in) matrix that ``linear`` multiplies by, (E, out, in) of an expert linear, however it is stored.
+
+    For a block that needs the weight itself; its ``nn.Linear`` may have become packed or trained through a quantizer.
+    Packed bytes are unpacked anew at each call; gradients reach a weight that trains.
+    """
+    if isinstance(linear, StoredLinear):
+        return _unpacked(linear.canonical(), dtype, linear.quantizer).to(dtype)
+    if isinstance(linear, FakeQuantLinear):
+        return linear.quantize(linear.weight).to(dtype)
+    assert isinstance(linear, AnyLinear)
+    return linear.weight.to(dtype)
 
 
 def replace_linears(model: nn.Module, replacement: Callable[[str, AnyLinear], nn.Module | None]) -> None:
     """Ask ``replacement(name, linear)`` for every linear and expert linear; what it returns takes the place."""
-    found = [(name, module) for name, module in model.named_modules() if type(module) in (nn.Linear, ExpertLinear)]
+    found = [(name, module) for name, module in model.named_modules() if type(module) in REPLACEABLE]
     for name, module in found:
         assert isinstance(module, (nn.Linear, ExpertLinear))
         new = replacement(name, module)
         if new is not None:
             parent, _, leaf = name.rpartition(".")
             setattr(model.get_submodule(parent), leaf, new)
+
+
+def chosen_for_matrices(kernels: Mapping[str, Sequence[Kernel]], choose: Mapping[str, str]) -> list[Kernel]:
+    """The kernels that are asked for by name for linears and expert linears."""
+    return [k for op in (LINEAR.name, EXPERT_LINEAR.name) for k in kernels.get(op, ()) if k.name == choose.get(op)]
+
+
+def give_slots(model: nn.Module, chosen: Sequence[Kernel]) -> None:
+    """Put every matrix into a slot for kernels; its layout can change where a chosen kernel has one of its own."""
+    replace_linears(model, stored if any(kernel.layout for kernel in chosen) else slotted)
+
+
+def slotted(name: str, linear: AnyLinear) -> SlottedLinear | None:
+    """The same linear with a slot for kernels: a replacement for ``replace_linears``."""
+    return SlottedLinear(linear) if type(linear) is nn.Linear else None
 
 
 def stored(name: str, linear: AnyLinear) -> StoredLinear:

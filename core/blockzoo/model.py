@@ -16,18 +16,23 @@ from blockzoo.blocks import Aux
 from blockzoo.cache import ModelCache, State, make_cache
 from blockzoo.config.schema import LayerConfig, ModelConfig
 from blockzoo.ends import Embedding, Head
-from blockzoo.errors import InputError, KernelError
-from blockzoo.kernels import REFERENCE, Binding, Kernel, bind
-from blockzoo.linear import EXPERT_LINEAR, LINEAR, StoredLinear, replace_linears, stored
+from blockzoo.errors import InputError, KernelError, PluginError
+from blockzoo.faults import asked, no_reports, title
+from blockzoo.kernels import Binding, Kernel, bind
+from blockzoo.linear import EXPERT_LINEAR, LINEAR, chosen_for_matrices, give_slots
 from blockzoo.step import Phase, Step
 
 
-def build_layer(layer: LayerConfig, config: ModelConfig) -> nn.Module:
-    """The module of one layer, from complete configs."""
+def build_layer(layer: LayerConfig, config: ModelConfig, place: str) -> nn.Module:
+    """The module of one layer, from complete configs. ``place``: what messages call the layer."""
     dims = config.dims
-    mixer = None if layer.mixer is None else layer.mixer.build(dims, layer.position)
-    ffn = None if layer.ffn is None else layer.ffn.build(dims)
-    return layer.residual.build(dims, mixer, ffn, norm=lambda: layer.norm.build(config.d_model))
+    mixer = None if layer.mixer is None else asked(f"{place}.mixer", layer.mixer.build, dims, layer.position)
+    ffn = None if layer.ffn is None else asked(f"{place}.ffn", layer.ffn.build, dims)
+
+    def norm() -> nn.Module:
+        return asked(f"{place}.norm", layer.norm.build, config.d_model)
+
+    return asked(f"{place}.residual", layer.residual.build, dims, mixer, ffn, norm=norm)
 
 
 class Decoder(nn.Module):
@@ -41,7 +46,9 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = Embedding(config.embedding, config, trainable)
-        self.layers = nn.ModuleList(build_layer(layer, config) for layer in config.layers)
+        self.layers = nn.ModuleList(
+            build_layer(layer, config, f"layers.{index}") for index, layer in enumerate(config.layers)
+        )
         self.head = Head(config.head, config)
         self.trainable = trainable
         self.key_prefix: str | None = None  # that of the checkpoint it was loaded from: saving writes the same keys
@@ -95,6 +102,8 @@ class Decoder(nn.Module):
         reports: Aux = {}
         for index, (layer, state) in enumerate(zip(self.layers, states, strict=True)):
             x, aux = layer(x, step, state)
+            if not isinstance(aux, dict):  # two rows of a bare tensor unpack as a pair
+                raise PluginError(self._no_reports(index))
             reports.update({f"layers.{index}.{name}": value for name, value in aux.items()})
         if cache is not None:
             cache.advance(step)
@@ -129,15 +138,14 @@ class Decoder(nn.Module):
         Raises KernelError, with the reasons, where a named one can't run.
         """
         self._chosen = dict(kernels or {})
-        plain = not any(isinstance(module, StoredLinear) for module in self.modules())
-        if any(self._chosen.get(op.name, REFERENCE) != REFERENCE for op in (LINEAR, EXPERT_LINEAR)):
-            if self.trainable:
-                raise KernelError("kernels for linear and expert_linear do not train: build with trainable=False")
-            replace_linears(self, stored)
-            plain = False
+        named = chosen_for_matrices(self._kernels, self._chosen)
+        if self.trainable and named:
+            raise KernelError("kernels for linear and expert_linear do not train: build with trainable=False")
+        if not self.trainable:
+            give_slots(self, named)
         self._bound_to = self.device
-        # a plain nn.Linear has no slot to bind: it is the reference already
-        slotless = {LINEAR.name, EXPERT_LINEAR.name} if plain else set()
+        # where it trains a linear has no slot: it is the reference already
+        slotless = {LINEAR.name, EXPERT_LINEAR.name} if self.trainable else set()
         choose = {op: name for op, name in self._chosen.items() if op not in slotless}
         self.bindings = bind(self, self._kernels, device=self.device, choose=choose)
         return self.bindings
@@ -162,6 +170,10 @@ class Decoder(nn.Module):
             return Step(line, line, phase, consecutive=True, start=0)
         slots = torch.where(positions >= 0, (positions >= 0).cumsum(1) - 1, -1)
         return Step(positions, slots, phase, consecutive=False)
+
+    def _no_reports(self, index: int) -> str:
+        layer = self.config.layers[index]
+        return no_reports(f"{title(layer.ffn or layer.residual)} at layers.{index}")
 
     def _check(self, tokens: Tensor, positions: Tensor | None) -> None:
         if tokens.dim() != 2 or tokens.dtype != torch.int64 or tokens.numel() == 0:

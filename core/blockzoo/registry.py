@@ -167,6 +167,9 @@ class Registrar:
     def commit(self) -> None:
         """Make everything collected visible."""
         self._registry.things.update(self._collected)
+        for (_, name, plugin), thing in self._collected.items():
+            if isinstance(thing, type) and issubclass(thing, BlockConfig):
+                thing.registered = f"{plugin}:{name}"
 
     def _add(self, kind: str, name: str, thing: Any, of: object = None) -> None:
         if not name or not all(part.isidentifier() for part in name.split(".")):

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from blockzoo.blocks import QuantizerConfig
-from blockzoo.linear import StoredLinear, StraightThrough
+from blockzoo.kernels import Slot
+from blockzoo.linear import LINEAR, StoredLinear, StraightThrough, phase_of
 
 
 class Table(nn.Module):
-    """The embedding table, weight (V, D): rows by token, and logits where it is tied."""
+    """The embedding table, weight (V, D): rows by token."""
 
     def __init__(self, n_rows: int, dim: int) -> None:
         super().__init__()
@@ -24,9 +25,18 @@ class Table(nn.Module):
         """tokens (...) int64 -> (..., D)."""
         return F.embedding(tokens, self.weight)
 
+
+class TiedTable(Table):
+    """A table that is the unembedding too."""
+
+    def __init__(self, n_rows: int, dim: int) -> None:
+        super().__init__(n_rows, dim)
+        self.slot = Slot(LINEAR, quantizer=None, shape=(n_rows, dim))
+
     def forward(self, x: Tensor) -> Tensor:
         """x (..., D) -> logits (..., V)."""
-        return F.linear(x, self.weight)
+        kernel = self.slot[phase_of(x.numel() // x.shape[-1])]
+        return kernel({"weight": self.weight}, x, None, quantizer=None)
 
 
 class StoredTable(StoredLinear):

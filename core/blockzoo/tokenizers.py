@@ -6,8 +6,10 @@ merges.txt, or a checkpoint that names its tokenizer), the name of a shipped mod
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -45,6 +47,12 @@ class Tokenizer(Protocol):
         """The ids of a text. Control tokens written in it are plain text unless ``control``."""
         ...
 
+    def encode_text(self, text: str) -> list[int]:
+        """The ids of a text, none of them beside the merged ones: also what a vocabulary adds without calling it
+        control (``<think>``) is plain text.
+        """
+        ...
+
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of ids; bytes that are no UTF-8 become replacement characters. Raises InputError for unknown ids."""
         ...
@@ -62,6 +70,9 @@ class ByteTokenizer:
 
     def encode(self, text: str, *, control: bool = False) -> list[int]:
         return list(text.encode("utf-8", errors="replace"))
+
+    def encode_text(self, text: str) -> list[int]:
+        return self.encode(text)
 
     def decode(self, tokens: Sequence[int]) -> str:
         return _text(self, tokens)
@@ -83,6 +94,9 @@ class TiktokenTokenizer:
     def encode(self, text: str, *, control: bool = False) -> list[int]:
         return self._encoding.encode(text, allowed_special="all") if control else self._encoding.encode_ordinary(text)
 
+    def encode_text(self, text: str) -> list[int]:
+        return self._encoding.encode_ordinary(text)
+
     def decode(self, tokens: Sequence[int]) -> str:
         return _text(self, tokens)
 
@@ -101,6 +115,7 @@ class BytePairTokenizer:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self._added = {token: added.content.encode() for token, added in tokenizer.get_added_tokens_decoder().items()}
+        self._added_words = [word.decode() for word in self._added.values()]
         vocabulary = tokenizer.get_vocab(with_added_tokens=True)
         self.n_tokens = 1 + max(vocabulary.values())
         self.stop_tokens = stop_tokens
@@ -108,6 +123,19 @@ class BytePairTokenizer:
     def encode(self, text: str, *, control: bool = False) -> list[int]:
         self._tokenizer.encode_special_tokens = not control
         return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def encode_text(self, text: str) -> list[int]:
+        if any(word in text for word in self._added_words):
+            return self._without_added.encode(text, add_special_tokens=False).ids
+        return self.encode(text)
+
+    @cached_property
+    def _without_added(self) -> tokenizers.Tokenizer:
+        """The same without the tokens beside the merged ones; made when a text first needs it, as it costs a second."""
+        import tokenizers
+
+        described = json.loads(self._tokenizer.to_str())
+        return tokenizers.Tokenizer.from_str(json.dumps({**described, "added_tokens": [], "post_processor": None}))
 
     def decode(self, tokens: Sequence[int]) -> str:
         return _text(self, tokens)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from blockzoo.checkpoints.family import Family, Layout
 from blockzoo.checkpoints.keymap import KeyMap, Rule, same
 from blockzoo_gpt_oss import config_json, original_json, samples
+from blockzoo_gpt_oss.chat import HarmonyFormat
 
 RETURN, CALL = 200002, 200012
 OURS = "layers.{layer}."
@@ -97,4 +98,5 @@ GPT_OSS = Family(
     },
     tokenizer="o200k_harmony",
     stop_tokens=(RETURN, CALL),
+    chat=HarmonyFormat(),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from blockzoo.checkpoints.family import Family, Layout
 from blockzoo.checkpoints.keymap import KeyMap, same
 from blockzoo_qwen3 import samples
+from blockzoo_qwen3.chat import ChatML
 from blockzoo_qwen3.config_json import MODEL_TYPES, read_config, write_config
 from blockzoo_qwen3.tokenizer import END_OF_TEXT, IM_END, SPLITTING
 
@@ -50,4 +51,5 @@ QWEN3 = Family(
     tokenizer="Qwen/Qwen3-0.6B",
     stop_tokens=(IM_END, END_OF_TEXT),
     splittings={"Qwen2Tokenizer": SPLITTING, "Qwen3Tokenizer": SPLITTING},
+    chat=ChatML(),
 )

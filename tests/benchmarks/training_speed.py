@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 
 import torch
+from shape import BATCH, BLOCK, HEADS, LAYERS, SHAPE, WIDTH
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -26,19 +27,6 @@ from blockzoo.training.cross_entropy import cross_entropy
 from blockzoo.training.loop import autocast
 from blockzoo.training.optimizer import make_optimizer
 
-LAYERS, WIDTH, HEADS, BLOCK, BATCH = 6, 384, 6, 256, 12
-SHAPE = {
-    "name": "gpt2-shaped",
-    "d_model": WIDTH,
-    "context_length": BLOCK,
-    "embedding": {"tied": True, "position": {"type": "learned"}},
-    "norm": {"type": "layer_norm"},
-    "layers": {
-        "count": LAYERS,
-        "mixer": {"type": "gqa", "n_heads": HEADS, "bias": True},
-        "ffn": {"type": "mlp", "d_ff": 4 * WIDTH, "activation": "gelu_tanh", "bias": True},
-    },
-}
 Step = Callable[[Tensor], Tensor]
 
 

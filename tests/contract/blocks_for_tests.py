@@ -34,6 +34,7 @@ from blockzoo.kernels import Slot
 from blockzoo.registry import Registrar
 from blockzoo.step import Step
 from blockzoo_blocks.mixers.attention import ATTENTION
+from blockzoo_blocks.norms.rms_norm import RMSNormConfig
 
 
 class MLAConfig(MixerConfig):
@@ -42,6 +43,7 @@ class MLAConfig(MixerConfig):
     """
 
     positions: ClassVar[frozenset[PositionForm]] = frozenset({"rotating", "none"})
+    counts_decode: ClassVar[bool] = False  # it makes keys and values of all latents anew
 
     n_heads: PositiveInt = Field(description="heads")
     q_rank: PositiveInt = Field(description="width of the queries' latent")
@@ -50,6 +52,11 @@ class MLAConfig(MixerConfig):
     rope_dim: PositiveInt = Field(description="features of a head that are rotated; the key's are shared by all heads")
     v_dim: PositiveInt = Field(description="width of a head's values")
     norm: NormConfig = Field(description="norm on both latents")
+
+    @classmethod
+    def samples(cls) -> list[MLAConfig]:
+        sizes = {"q_rank": 24, "kv_rank": 16, "nope_dim": 8, "rope_dim": 4, "v_dim": 12}
+        return [cls(n_heads=2, norm=RMSNormConfig(), **sizes)]
 
     def check_position(self, dims: Dims, position: AttentionPositionConfig) -> Iterator[str]:
         if reason := position.refuses(self.rope_dim):
@@ -90,7 +97,7 @@ class MLA(nn.Module):
         self.sizes = (recipe.nope_dim, recipe.rope_dim, recipe.v_dim)
         self.widths = (recipe.kv_rank, recipe.rope_dim)
         self.n_heads = heads
-        self.attend = Slot(ATTENTION, n_heads=heads, n_kv_heads=heads, head_dim=head_dim, dropout=0.0)
+        self.attend = Slot(ATTENTION, n_heads=heads, n_kv_heads=heads, head_dim=head_dim, scale=head_dim**-0.5)
 
     def forward(self, x: Tensor, step: Step, state: TokenState | None = None) -> Tensor:
         nope, rope, value = self.sizes
@@ -116,6 +123,10 @@ class GatedRecurrenceConfig(MixerConfig):
     """YAML: ``mixer: {type: gated_recurrence, width: 64}``."""
 
     width: PositiveInt = Field(description="features of the recurrent state")
+
+    @classmethod
+    def samples(cls) -> list[GatedRecurrenceConfig]:
+        return [cls(width=16)]
 
     def build(self, dims: Dims, position: AttentionPositionConfig) -> GatedRecurrence:
         return GatedRecurrence(dims.d_model, self.width)

@@ -9,10 +9,14 @@ from tests.conftest import builtin_registry
 from tests.contract import blocks_for_tests
 
 
-@pytest.fixture(scope="session")
-def registry() -> Registry:
+def registry_with_tests_own() -> Registry:
     registry = builtin_registry()
     registrar = Registrar(registry, "for_tests")
     blocks_for_tests.blockzoo_register(registrar)
     registrar.commit()
     return registry
+
+
+@pytest.fixture(scope="session")
+def registry() -> Registry:
+    return registry_with_tests_own()

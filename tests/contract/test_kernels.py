@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from blockzoo.kernels import PHASES, Call, Capabilities, Example, Kernel, Op
+from blockzoo.errors import KernelError
+from blockzoo.kernels import PHASES, Call, Capabilities, Example, Kernel, Op, Slot, bind
 from blockzoo.registry import Registry
+from blockzoo_blocks.mixers.attention import ATTENTION
 
 DTYPES = [torch.float32, torch.bfloat16]
 CPU = torch.device("cpu")
@@ -70,6 +72,15 @@ def test_gradients_equal_reference(registry: Registry) -> None:
                 assert (found is None) == (expected is None), example.name
                 if expected is not None and expected.abs().max() > 0:
                     assert relative_error(found, expected) < 2e-5, (kernel.name, example.name)
+
+
+def test_a_supports_that_raises_is_a_no_with_its_reason() -> None:
+    module = torch.nn.ModuleDict({"attend": Slot(ATTENTION, n_heads=4, n_kv_heads=4, head_dim=8, scale=1.0)})
+    broken = Kernel("broken", ATTENTION.reference, lambda capabilities, call: call.static["sink"], backward=True)
+    for line in bind(module, {"attention": [broken]}, device=CPU):
+        assert (line.kernel, line.lost) == ("reference", (("broken", "its supports() raises KeyError: 'sink'"),))
+    with pytest.raises(KernelError, match="raises KeyError: 'sink'"):
+        bind(module, {"attention": [broken]}, device=CPU, choose={"attention": "broken"})
 
 
 def test_a_no_carries_its_reason(registry: Registry) -> None:

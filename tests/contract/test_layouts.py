@@ -13,7 +13,7 @@ from blockzoo.building import build
 from blockzoo.config.schema import HeadConfig, LayerConfig, ModelConfig
 from blockzoo.errors import KernelError
 from blockzoo.kernels import YES, Call, Capabilities, Kernel, Layout, Verdict, no
-from blockzoo.linear import StoredLinear
+from blockzoo.linear import StoredLinear, matrix
 from blockzoo.model import Decoder
 from blockzoo.registry import Registrar, Registry
 from tests.contract.mixes import block
@@ -101,6 +101,25 @@ def test_nothing_outside_sees_a_layout(with_toy: Registry, quantizer: str | None
         other.load_state_dict(saved)
         assert all(torch.equal(tensor, saved[name]) for name, tensor in other.state_dict().items())
         assert torch.allclose(other(tokens), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("quantizer", [None, "mxfp4", "int8"])
+@torch.no_grad()
+def test_a_matrix_is_the_same_however_it_is_stored(with_toy: Registry, quantizer: str | None) -> None:
+    config = small(with_toy, quantizer)
+    models = [
+        build(config, registry=with_toy),
+        build(config, registry=with_toy, trainable=True),
+        build(config, registry=with_toy, kernels={"linear": "toy"}),
+    ]
+    x = torch.eye(32)
+    for name in ("layers.0.mixer.k", "layers.1.ffn.up"):
+        linears = [model.get_submodule(name) for model in models]
+        first, *others = [matrix(linear, torch.float32) for linear in linears]
+        assert all(torch.equal(first, other) for other in others)
+        bias = 0 if linears[0].bias is None else linears[0].bias
+        assert torch.equal(linears[0](x) - bias, first.mT)
+        assert matrix(linears[0], torch.bfloat16).dtype == torch.bfloat16
 
 
 def test_going_back_to_the_canonical_layout(with_toy: Registry) -> None:

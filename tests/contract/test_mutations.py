@@ -5,7 +5,8 @@ Beside each faulty thing the same check passes on the faultless one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -13,12 +14,16 @@ from types import new_class
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 from blockzoo.blocks import BlockConfig
 from blockzoo.checkpoints.family import Family
 from blockzoo.checkpoints.keymap import KeyMap, Rule
+from blockzoo.kernels import Example
 from blockzoo.registry import Component, Registrar, Registry
-from blockzoo.testing import Check, CheckFailed, checks_of, packages
+from blockzoo.testing import Check, CheckFailed, checks_of, ops, packages
+from blockzoo_blocks.mixers.attention import ATTENTION
 from blockzoo_gpt2.family import GPT2
 from tests.conftest import builtin_registry
 from tests.contract.faults import blocks, kernels, mixers, quantizers
@@ -80,7 +85,8 @@ def control_of(fault: type[BlockConfig]) -> type[BlockConfig]:
 def test_a_faulty_block_is_caught_by_name(fault: Any) -> None:
     if fault.caught_by != "config_round_trip":  # that one's sample is its fault
         check_of(fault.kind, "control", control_of(fault), fault.caught_by).run()
-    assert caught(check_of(fault.kind, "faulty", fault, fault.caught_by)).startswith("faulty(")
+    message = caught(check_of(fault.kind, "faulty", fault, fault.caught_by))
+    assert re.match(r"(sample \d of \d: )?faulty\(", message)
 
 
 @pytest.mark.parametrize("name", kernels.FAULTS)
@@ -89,6 +95,44 @@ def test_a_faulty_kernel_is_caught_by_name(name: str) -> None:
     if check != "layout_round_trip":
         check_of("kernel", "control", ("attention", kernels.CONTROL), check).run()
     assert caught(check_of("kernel", name, (op, kernel), check)).startswith(f"{name} on cpu")
+
+
+def test_a_kernel_that_forgets_packed_weights_is_told_what_to_do() -> None:
+    op, kernel, _ = kernels.FAULTS["dishonest_about_packed"]
+    for check in ("equals_reference", "strided_inputs", "leaves_inputs_alone"):
+        message = caught(check_of("kernel", "plain", (op, kernel), check))
+        assert "KeyError: 'weight'; the weight is packed, as 'codes', 'scales': say no where" in message
+    op, kernel, check = kernels.FAULTS["static_nobody_gives"]
+    assert "read it by call.static.get('sink')" in caught(check_of("kernel", "asks", (op, kernel), check))
+
+
+def draws_anew(dtype: torch.dtype, device: torch.device) -> Iterator[Example]:
+    for example in ATTENTION.examples(dtype, device):
+        q, *rest = example.args
+        yield replace(example, args=(torch.randn_like(q), *rest))
+
+
+def says_nothing(dtype: torch.dtype, device: torch.device) -> Iterator[Example]:
+    return (replace(example, static={}) for example in ATTENTION.examples(dtype, device))
+
+
+def scales_in_place(q: Tensor, *args: Any, **options: Any) -> Tensor:
+    return ATTENTION.reference(q.mul_(1.5), *args, **options)
+
+
+@pytest.mark.parametrize(
+    ("check", "changes", "words"),
+    [
+        (ops.tolerances, {"tolerances": {torch.float32: 1e-5}}, "lacks a tolerance for float32 or bfloat16"),
+        (ops.examples, {"examples": draws_anew}, "seed a generator"),
+        (ops.examples, {"examples": says_nothing}, "the statics say nothing of head_dim"),
+        (ops.pure, {"reference": scales_in_place}, "the second call gives another output"),
+    ],
+)
+def test_a_faulty_op_is_caught_by_name(check: Any, changes: dict[str, Any], words: str) -> None:
+    check(ops.OpSubject(ATTENTION))
+    wrong = Check("op/attention", check.__name__, check, lambda: ops.subjects_of(replace(ATTENTION, **changes)))
+    assert words in caught(wrong)
 
 
 def family_check(family: Family, check: str) -> Check:
@@ -149,4 +193,4 @@ def test_a_faulty_package_is_caught_by_name(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_there_are_many_faults() -> None:
-    assert len(faulty_blocks()) + len(kernels.FAULTS) >= 60
+    assert len(faulty_blocks()) + len(kernels.FAULTS) >= 90

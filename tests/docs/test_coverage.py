@@ -8,12 +8,15 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from blockzoo import hookspecs
 from blockzoo.cli.verbs import OWN_VERBS
+from blockzoo.linear import EXPERT_LINEAR, LINEAR
 from blockzoo.registry import Component
 from blockzoo.testing import packages
 from blockzoo.testing.suite import BY_KIND
+from blockzoo_blocks.mixers.attention import ATTENTION
 from tests.conftest import builtin_registry
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -44,9 +47,17 @@ def test_everything_built_in_is_documented(component: Component) -> None:
 
 def test_tables_of_mistakes_name_checks_that_are_there() -> None:
     for page in BY_KIND.keys() - {"op"}:
-        rows = [row.split("|") for row in PAGES[AUTHORS / f"{page}.md"].splitlines() if row.startswith("| ")]
+        tables = re.findall(r"^\|.* caught by \|\n((?:\|.*\n)+)", PAGES[AUTHORS / f"{page}.md"], re.MULTILINE)
+        rows = [row.split("|") for table in tables for row in table.splitlines()]
         named = {name for row in rows for name in re.findall(r"`(\w+)`", row[2])}
         assert named <= CHECKS, f"{page}.md names checks that aren't there: {sorted(named - CHECKS)}"
+
+
+def test_the_kernel_page_lists_what_slots_say() -> None:
+    ops, cpu = (ATTENTION, LINEAR, EXPERT_LINEAR), torch.device("cpu")
+    said = {name for op in ops for example in op.examples(torch.float32, cpu) for name in example.static}
+    assert said >= ATTENTION.static
+    assert {name for name in said if f"`{name}`" not in PAGES[AUTHORS / "kernel.md"]} == set()
 
 
 def test_every_page_for_authors_is_linked() -> None:

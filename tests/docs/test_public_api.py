@@ -22,17 +22,22 @@ PAGE = ROOT / "docs" / "plugin-authors" / "api.md"
 EXAMPLES = PAGE.parent / "examples"
 PUBLIC: dict[str, str] = {
     "blockzoo": "account build from_pretrained generate load_config load_tokenizer save_pretrained",
-    "blockzoo.blocks": "KINDS Dims Role Initializer Parameter filled StateTensor Cost linear_cost BlockConfig"
+    "blockzoo.blocks": "KINDS Dims Role Scale Initializer Parameter filled StateTensor Cost linear_cost BlockConfig"
     " QuantizerConfig NormConfig PositionForm PositionConfig AdditivePositionConfig AttentionPosition"
     " AttentionPositionConfig QuantizableConfig MixerConfig Mixer Aux LinearFactory FFNConfig ResidualConfig",
     "blockzoo.step": "Phase PHASES Keys Step",
     "blockzoo.cache": "State Rollback TokenState",
     "blockzoo.kernels": "Example Op Layout Verdict YES no Capabilities Call Kernel Slot",
-    "blockzoo.linear": "ExpertLinear LINEAR EXPERT_LINEAR",
+    "blockzoo.linear": "ExpertLinear LINEAR EXPERT_LINEAR matrix",
     "blockzoo.registry": "Registrar",
-    "blockzoo.hookspecs": "hookimpl blockzoo_register blockzoo_configs",
+    "blockzoo.hookspecs": "hookimpl blockzoo_register blockzoo_configs blockzoo_tracker",
+    "blockzoo.training.trackers": "TrackedRun Tracker",
     "blockzoo.errors": "BlockzooError ConfigError CheckpointError InputError PluginError KernelError RunError nearest",
     "blockzoo.config.schema": "EmbeddingConfig HeadConfig InitConfig LayerConfig ModelConfig",
+    "blockzoo.chat.messages": "Kind Part Message user assistant tool_result Tool Conversation Delta Draft",
+    "blockzoo.chat.format": "Control Piece Settings Reader ChatFormat",
+    "blockzoo.chat.encoding": "control_words",
+    "blockzoo.generation": "TextStream",
     "blockzoo.checkpoints.family": "Family Layout Sample Splitting expect",
     "blockzoo.checkpoints.keymap": "KeyMap Rule same",
     "blockzoo.checkpoints.config_json": "ConfigJSON",

@@ -1,11 +1,16 @@
-"""docs/plugin-authors/testing.md names every check with what it holds a plugin to."""
+"""docs/plugin-authors/testing.md names every check with what it holds a plugin to, and its snippet runs."""
 
 from __future__ import annotations
 
+import ast
+import re
 from pathlib import Path
+
+import pytest
 
 from blockzoo.testing import packages
 from blockzoo.testing.suite import BY_KIND
+from blockzoo_gpt2.samples import HF
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "plugin-authors" / "testing.md").read_text(encoding="utf-8")
 
@@ -23,3 +28,14 @@ def test_the_page_names_no_check_that_is_gone() -> None:
     rows = PAGE[PAGE.index("## The package") :].splitlines()
     listed = {row.split("`")[1] for row in rows if row.startswith("| `")}
     assert listed == names
+
+
+def test_recording_logits_gives_what_is_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("transformers", reason="the snippet asks transformers (the test extra)")
+    (code,) = re.findall(r"^```python file=record.py\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "record.py", "exec"), {"__name__": "__main__"})
+    assert HF[0].logits is not None
+    assert ast.literal_eval(capfd.readouterr().out) == pytest.approx(HF[0].logits, rel=1e-4)

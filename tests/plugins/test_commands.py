@@ -106,7 +106,8 @@ def test_check_fails_with_one_line_a_failure(fresh: Path, capfd: pytest.CaptureF
     out = capfd.readouterr().out
     failed = [line for line in out.splitlines() if line.startswith("failed ")]
     assert any("cost" in line for line in failed)
-    assert out.splitlines()[-1].startswith(f"{len(failed)} of ")
+    assert any(line.startswith("failed norm/scale_norm in_gpt2, in_qwen3, in_gpt_oss: ") for line in failed)
+    assert out.splitlines()[-1].startswith(f"{len(failed) + 2} of ")
     assert "Traceback" not in out
 
 
@@ -116,8 +117,9 @@ def test_check_fails_with_one_line_a_failure(fresh: Path, capfd: pytest.CaptureF
         (["check", "blcks"], "no plugin 'blcks' is installed; did you mean 'blocks'?"),
         (
             ["check", "gpt2", "--only", "mixer"],
-            "--only: the plugin has no component 'mixer'; it has package/gpt2, family",
+            "--only: the plugin has no component or check 'mixer'; accepted: absence, comes_back",
         ),
+        (["check", "blocks", "--only", "causalty"], "no component or check 'causalty'; did you mean 'causality'?"),
         (["check", "./broken.py"], "broken.py: import_failed: ZeroDivisionError"),
         (["try", "gpt2"], "plugin 'gpt2' registers family: nothing that stands in a slot of a model"),
     ],

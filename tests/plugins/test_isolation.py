@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-BUILTIN = {"blocks", "gpt2", "gpt_oss", "qwen3", "torch"}
+BUILTIN = {"blocks", "cpu", "gpt2", "gpt_oss", "qwen3", "tensorboard", "torch"}
 FAILING = {
     "absent": ("import_failed", "No module named 'blockzoo_broken.absent'"),
     "bad_folder": ("register_failed", "'/nowhere/at/all' is not a folder"),

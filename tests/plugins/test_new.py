@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import shutil
 import subprocess
 import sys
@@ -12,10 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from blockzoo.checkpoints import from_pretrained
 from blockzoo.cli import main
 from blockzoo.cli.plugins_new import KINDS, TEMPLATES, check_name, create, render
 from blockzoo.errors import InputError
+from blockzoo.registry import Registrar
+from tests.conftest import builtin_registry
 from tests.plugins.conftest import install
 
 RUFF = ("E", "F", "W", "I", "B", "UP", "SIM", "RUF", "C4", "PT", "RET", "PIE", "N")
@@ -58,6 +63,30 @@ def test_it_passes_at_once(outcomes: dict[str, Any], kind: str) -> None:
     assert (state, error) == ("loaded", None)
     assert [result for result in results if result[1] == "failed"] == []
     assert sum(result[1] == "passed" for result in results) >= 5
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"attention_bias": True, "mlp_bias": True, "head_dim": 12, "num_key_value_heads": 2}],
+    ids=["least", "most"],
+)
+def test_the_new_family_is_a_real_one(settings: dict[str, Any], written: dict[str, Path], tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers", reason="the independent implementation")
+    module = runpy.run_path(str(written["family"] / "src" / "blockzoo_my_family" / "family.py"))
+    registry = builtin_registry()
+    registrar = Registrar(registry, "my_family")
+    registrar.family(module["FAMILY"])
+    registrar.commit()
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    shape = transformers.LlamaConfig(vocab_size=96, max_position_embeddings=32, **sizes, **settings)
+    theirs = transformers.LlamaForCausalLM(shape).eval()
+    theirs.save_pretrained(tmp_path)
+    said = tmp_path / "config.json"
+    said.write_text(said.read_text().replace('"model_type": "llama"', '"model_type": "my_family"'))
+    tokens, expected = torch.arange(20)[None], theirs(torch.arange(20)[None]).logits
+    found = from_pretrained(tmp_path, registry=registry)(tokens)
+    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -97,6 +97,21 @@ def test_a_ring_that_evicted_refuses_and_nothing_is_forgotten() -> None:
     assert cache.lengths.tolist() == [4]
 
 
+@pytest.mark.parametrize("window", [None, 3])
+def test_a_bookmark_is_returned_to_again_and_again(window: int | None) -> None:
+    cache, state = make(window)
+    feed(cache, state, 5)
+    mark = cache.bookmark()
+    assert cache.can_rollback(4) == (window is None)  # a ring that evicted can't
+    expected = feed(cache, state, 2)
+    for _ in range(2):
+        cache.return_to(mark)
+        assert cache.lengths.tolist() == [5, 5]
+        (again,) = cache.states
+        assert isinstance(again, TokenState)
+        assert feed(cache, again, 2) == expected
+
+
 def test_reset_starts_over() -> None:
     cache, state = make(window=3)
     feed(cache, state, 7)

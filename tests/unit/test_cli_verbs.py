@@ -14,6 +14,7 @@ from blockzoo.cli import main
 from blockzoo.cli.kernels import collapse, ranges
 from blockzoo.kernels import Binding
 from blockzoo.plugins import reset_host
+from tests.docs.test_plugin_pages import files_of
 
 Cli = Callable[..., tuple[int, str, str]]
 WRONG = """\
@@ -116,6 +117,27 @@ def test_validate_tells_everything_at_once(cli: Cli, tiny: str, tmp_path: Path) 
     assert [report["ok"] for report in json.loads(out)] == [True, False]
 
 
+@pytest.fixture
+def another_host() -> Iterator[None]:
+    reset_host()
+    yield
+    reset_host()
+
+
+@pytest.mark.usefixtures("another_host")
+def test_validate_tells_what_was_dropped(cli: Cli, tmp_path: Path) -> None:
+    plugin, file = tmp_path / "average.py", tmp_path / "model.yaml"
+    plugin.write_text(files_of("mixer")["average.py"])
+    file.write_text(TINY.replace("cycle: [local, full]", "cycle: [local, average]"))
+    status, out, _ = cli("--plugin", str(plugin), "validate", str(file))
+    assert status == 0
+    dropped = [
+        f"layers.{n}.position: blocks:rope (rotating) is dropped, mixer average:average takes none" for n in (1, 3)
+    ]
+    assert out.splitlines() == [f"ok {file}: tiny, 4 layers", *(f"  {line}" for line in dropped)]
+    assert document(cli("--plugin", str(plugin), "validate", str(file), "--json"))[0]["dropped"] == dropped
+
+
 def test_schema_accepts_what_the_loader_accepts(cli: Cli, tmp_path: Path) -> None:
     schema = document(cli("schema"))
     jsonschema.Draft202012Validator.check_schema(schema)
@@ -154,7 +176,7 @@ def test_inspect_every_published_size(cli: Cli) -> None:
 
 def test_plugins(cli: Cli) -> None:
     rows = document(cli("plugins", "--json"))
-    assert [row["state"] for row in rows if row["builtin"]] == ["loaded"] * 5
+    assert [row["state"] for row in rows if row["builtin"]] == ["loaded"] * 7
     assert {"name", "distribution", "version", "state", "error", "components"} <= set(rows[0])
     assert {"kind": "norm", "name": "rms_norm", "canonical": "blocks:rms_norm"} in rows[0]["components"]
     listed = document(cli("plugins", "list", "--json"))
@@ -174,6 +196,11 @@ def test_kernels(cli: Cli, tiny: str) -> None:
     assert "reference" in out
     for wrong in (["--use", "attention=fast"], ["--use", "x"], ["--dtype", "int4"], ["--device", "abacus"]):
         assert cli("kernels", tiny, *wrong)[0] == 2
+    stored = document(cli("kernels", tiny, "--use", "linear=reference", "--json"))
+    assert {row["op"]: set(row["kernels"]) for row in stored} == {
+        "attention": {"train", "prefill", "decode"},
+        "linear": {"prefill", "decode"},  # what is stored for a kernel does not train
+    }
 
 
 @pytest.mark.parametrize(
@@ -225,4 +252,4 @@ def test_a_checkpoint_folder_is_a_model_too(cli: Cli, tiny: str, tmp_path: Path)
 def test_a_distribution_is_told_from_its_plugins(cli: Cli) -> None:
     status, _, err = cli("plugins", "check", "blockzoo")
     assert status == 2
-    assert "'blockzoo' is a distribution; its plugins are: blocks, gpt2, gpt_oss, qwen3, torch" in err
+    assert "'blockzoo' is a distribution; its plugins are: blocks, cpu, gpt2, gpt_oss, qwen3, tensorboard, torch" in err

@@ -57,7 +57,13 @@ def test_functions_need_no_marker(load: Callable[[str], tuple[Plugin, Loaded]]) 
 def test_a_hook_with_arguments_of_its_own_is_refused(load: Callable[[str], tuple[Plugin, Loaded]]) -> None:
     row, _ = load("def blockzoo_register(registry, colour): pass")
     assert row.state == "register_failed"
-    assert "colour" in str(row.error)
+    expected = "blockzoo_register has no argument 'colour': define it as `def blockzoo_register(registry)`"
+    assert str(row.error).startswith(expected)
+
+
+def test_an_argument_with_a_default_is_the_plugins_own(load: Callable[[str], tuple[Plugin, Loaded]]) -> None:
+    row, _ = load("def blockzoo_register(registry, colour='red', **more): assert colour == 'red'")
+    assert row.state == "loaded", row.error
 
 
 def test_a_rolled_back_plugin_leaves_no_hook_behind(load: Callable[[str], tuple[Plugin, Loaded]]) -> None:

@@ -1,11 +1,12 @@
 """Reading another library's config.json: each key resolved by itself, none ignored without being known to be harmless.
 
-Files of several library versions mix, so a key may have twins: the first that is there and not null counts.
+Files of several library versions mix, so a key may have twins: the first that is there and not null counts. All that
+is wrong is told at once: a value that can't be used is noted, and reading goes on with one that can, until ``finish``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from math import isfinite
 from typing import Any, NoReturn
 
@@ -28,48 +29,58 @@ torchscript transformers_version typical_p unk_token_id unsloth_fixed unsloth_ve
 """
 HARMLESS = frozenset(_HARMLESS.split())
 """Keys that say how to generate, train, label or print, not what the model computes."""
+MOVED = {
+    "rope_theta": "newer files keep it in 'rope_parameters': blockzoo_blocks.positions.rope_json.read_rope reads either"
+}
+"""Keys that stand elsewhere in files of other versions, and what a family reads them with."""
 
 
 class ConfigJSON:
-    """One config.json while it is read. Every method that takes ``names`` tries them in order; null is absent."""
+    """One config.json while it is read. Every method that takes ``names`` tries them in order; null is absent.
 
-    def __init__(self, values: Mapping[str, Any], where: str = "config.json") -> None:
+    ``outer``: what a nested object stands in, and shares its problems with.
+    """
+
+    def __init__(self, values: Mapping[str, Any], where: str = "config.json", outer: ConfigJSON | None = None) -> None:
         self.values = values
         self.where = where
+        self.outer = outer
         self.seen: set[str] = set()
+        self.problems: list[str] = [] if outer is None else outer.problems
 
     def raw(self, *names: str, default: Any = None) -> Any:
         """The value as it stands."""
         self.seen.update(names)
-        found = next((self.values[name] for name in names if self.values.get(name) is not None), default)
-        if found is REQUIRED:
-            self.fail(names[0], "is missing")
-        return found
+        return next((self.values[name] for name in names if self.values.get(name) is not None), default)
 
     def integer(self, *names: str, default: Any = REQUIRED, least: int = 1, most: int = 2**26) -> int:
         value = self.raw(*names, default=default)
-        if type(value) is not int or not least <= value <= most:
-            self.fail(names[0], f"is {_shown(value)}; it must be a whole number from {least} to {most}")
-        return value
+        if type(value) is int and least <= value <= most:
+            return value
+        self._expected(names, value, f"a whole number from {least} to {most}")
+        return max(least, 1)
 
     def number(self, *names: str, default: Any = REQUIRED, least: float = 0.0) -> float:
         value = self.raw(*names, default=default)
-        if type(value) not in (int, float) or abs(value) > 1e300 or not isfinite(value) or value < least:
-            self.fail(names[0], f"is {_shown(value)}; it must be a number of at least {least}")
-        return float(value)
+        if type(value) in (int, float) and abs(value) <= 1e300 and isfinite(value) and value >= least:
+            return float(value)
+        self._expected(names, value, f"a number of at least {least}")
+        return max(least, 1.0)
 
     def flag(self, *names: str, default: Any = REQUIRED) -> bool:
         value = self.raw(*names, default=default)
-        if type(value) is not bool:
-            self.fail(names[0], f"is {_shown(value)}; it must be true or false")
-        return value
+        if type(value) is bool:
+            return value
+        self._expected(names, value, "true or false")
+        return False
 
     def choice(self, name: str, choices: Mapping[str, str], default: Any = REQUIRED) -> str:
         """What ``choices`` has for the value."""
         value = self.raw(name, default=default)
-        if not isinstance(value, str) or value not in choices:
-            self.fail(name, f"is {_shown(value)}; blockzoo knows {', '.join(choices)}")
-        return choices[value]
+        if isinstance(value, str) and value in choices:
+            return choices[value]
+        self._expected([name], value, f"one of {', '.join(choices)}")
+        return next(iter(choices.values()))
 
     def mapping(self, *names: str) -> ConfigJSON | None:
         """A nested object, or None."""
@@ -77,41 +88,62 @@ class ConfigJSON:
         if value is None:
             return None
         if not isinstance(value, dict):
-            self.fail(names[0], f"is {_shown(value)}; it must be an object")
-        return ConfigJSON(value, f"{self.where}: {names[0]}")
+            self._expected(names, value, "an object")
+            return None
+        return ConfigJSON(value, f"{self.where}: {names[0]}", outer=self)
 
     def names(self, name: str, length: int, choices: Collection[str]) -> list[str] | None:
         """A list of ``length`` words out of ``choices``, or None."""
         value = self.raw(name)
-        if value is not None and not (
-            isinstance(value, list) and len(value) == length and set(map(str, value)) <= set(choices)
-        ):
-            self.fail(name, f"must be a list of {length} words out of {', '.join(choices)}")
-        return value
+        if value is None or self.problems:  # the length may stand for one that could not be read
+            return None
+        if isinstance(value, list) and len(value) == length and set(map(str, value)) <= set(choices):
+            return value
+        self._expected([name], value, f"a list of {length} words out of {', '.join(choices)}")
+        return None
 
     def must_be(self, name: str, *accepted: object) -> None:
         """Refuse a value whose meaning blockzoo does not have; absent is fine."""
         value = self.raw(name)
         if value is not None and not any(value == a and type(value) is type(a) for a in accepted):
-            self.fail(
-                name, f"is {_shown(value)}, which blockzoo does not do; it reads {', '.join(map(_shown, accepted))}"
-            )
+            words = ", ".join(map(_shown, accepted))
+            self.problem(name, f"is {_shown(value)}, which blockzoo does not do; it reads {words}")
 
     def finish(self) -> None:
-        """Refuse what no one looked at, unless it is harmless or says nothing (null, false, empty)."""
+        """The end of reading: raises CheckpointError with all that is wrong; of a nested object, leaves that to the
+        outer one.
+
+        A key that no one looked at is wrong, unless it is harmless or says nothing (null, false, empty).
+        """
         unknown = sorted(
             key
             for key, value in self.values.items()
             if key not in self.seen and key not in HARMLESS and value not in (None, False, 0, "", [], {})
         )
         if unknown:
-            raise CheckpointError(
+            self.problems.append(
                 f"{self.where}: keys that blockzoo does not know: {', '.join(map(_shown, unknown[:20]))};"
                 " remove those that do not change what the model computes"
             )
+        if self.problems and self.outer is None:
+            raise CheckpointError("\n".join(self.problems))
+
+    def problem(self, name: str, message: str) -> None:
+        """Note what is wrong with a key; ``finish`` raises it."""
+        self.problems.append(f"{self.where}: '{name}' {message}")
 
     def fail(self, name: str, message: str) -> NoReturn:
-        raise CheckpointError(f"{self.where}: '{name}' {message}")
+        """Raise at once, with all that was noted: for a value without which reading can't go on."""
+        self.problem(name, message)
+        raise CheckpointError("\n".join(self.problems))
+
+    def _expected(self, names: Sequence[str], value: object, what: str) -> None:
+        given = any(self.values.get(name) is not None for name in names)
+        if value is REQUIRED:
+            hint = f"; {MOVED[names[0]]}" if names[0] in MOVED else ""
+            self.problem(names[0], f"is missing{hint}")
+        elif given or not self.problems:  # else a default that follows from what is wrong already
+            self.problem(names[0], f"is {_shown(value)}; it must be {what}")
 
 
 def _shown(value: object) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel
 
@@ -12,6 +12,9 @@ from blockzoo.blocks import BlockConfig
 from blockzoo.checkpoints.keymap import KeyMap
 from blockzoo.config.schema import ModelConfig
 from blockzoo.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from blockzoo.chat.format import ChatFormat
 
 UNSAID = frozenset({"name", "family", "tokenizer", "requires", "init"})
 """Fields of a model's config that no layout's config.json needs to say: they do not change what it computes."""
@@ -68,7 +71,7 @@ class Splitting:
 class Family:
     """A family: ``layouts`` by the name that ``save_pretrained`` takes; ``tokenizer`` as ``load_tokenizer`` takes it.
 
-    ``splittings``: by the tokenizer class that tokenizer_config.json names.
+    ``splittings``: by the tokenizer class that tokenizer_config.json names. ``chat``: how its models are talked to.
     """
 
     name: str
@@ -76,6 +79,7 @@ class Family:
     tokenizer: str
     stop_tokens: tuple[int, ...] = ()
     splittings: Mapping[str, Splitting] = field(default_factory=dict)
+    chat: ChatFormat | None = None
 
 
 def expect(block: object, kind: type[Block], what: str) -> Block:

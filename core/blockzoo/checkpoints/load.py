@@ -7,9 +7,9 @@ stored tensor.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ from blockzoo.checkpoints.safetensors_io import StoredTensor
 from blockzoo.checkpoints.tensors import wanted
 from blockzoo.config import load_config
 from blockzoo.config.schema import ModelConfig
-from blockzoo.errors import CheckpointError
+from blockzoo.errors import CheckpointError, ConfigError
 from blockzoo.model import Decoder
 from blockzoo.registry import Registry
 
@@ -57,22 +57,37 @@ def recognize(folder: Path, *, registry: Registry, overrides: Mapping[str, objec
     if not (folder / "config.json").exists():
         raise CheckpointError(f"{folder}: holds neither {NATIVE_CONFIG} nor config.json")
     values = read_config_json(folder)
+    family, name = _claimed(folder, values, registry)
+    try:
+        mapping = {"name": folder.resolve().name or "model", **family.layouts[name].read_config(values)}
+    except CheckpointError as error:
+        raise CheckpointError("\n".join(f"{folder}: {line}" for line in str(error).splitlines())) from error
+    try:
+        return Source(folder, load_config(mapping, overrides, registry=registry), family, name)
+    except ConfigError as error:  # the overrides' problems have places of their own
+        here = f"{folder}: config.json"
+        raise ConfigError([replace(p, place=here) if p.place == "mapping" else p for p in error.problems]) from error
+
+
+def _claimed(folder: Path, values: Mapping[str, Any], registry: Registry) -> tuple[Family, str]:
+    """The one family, and the layout of it, that a config.json is of."""
+    families = registry.families()
     known = [
         (family, name)
-        for family in registry.families().values()
+        for family in families.values()
         for name, layout in family.layouts.items()
         if layout.recognizes(values)
     ]
-    if len(known) != 1:
-        found = values.get("model_type")
-        families = ", ".join(sorted(registry.families()))
-        raise CheckpointError(
-            f"{folder / 'config.json'}: model_type {str(found)[:60]!r} is claimed by {len(known)} families;"
-            f" there are: {families}"
-        )
-    family, name = known[0]
-    mapping = {"name": folder.resolve().name or "model", **family.layouts[name].read_config(values)}
-    return Source(folder, load_config(mapping, overrides, registry=registry), family, name)
+    if len(known) == 1:
+        return known[0]
+    what = f"{folder / 'config.json'}: model_type {str(values.get('model_type'))[:60]!r}"
+    if known:
+        claims = ", ".join(f"{family.name} ({name})" for family, name in known)
+        raise CheckpointError(f"{what} is claimed by {claims}; disable a plugin: `blockzoo plugins disable NAME`")
+    raise CheckpointError(
+        f"{what} is claimed by no family; there are: {', '.join(sorted(families))}."
+        " `blockzoo plugins` lists the plugins that could bring it, and those that did not load"
+    )
 
 
 def from_pretrained(

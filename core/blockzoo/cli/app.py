@@ -192,10 +192,23 @@ def _report(error: Exception) -> int:
         place = f"{error.filename}: " if error.filename is not None else ""
         _say("error", f"{place}{error.strerror}")
         return WRONG_INPUT
+    if (explanation := _explained(error)) is not error:
+        _say("error", str(explanation), "--traceback shows more")
+        return FAILED
     _say(
         "error", f"{type(error).__name__}: {error}", "not the input's fault, as far as we know; --traceback shows where"
     )
     return FAILED
+
+
+def _explained(error: Exception) -> Exception:
+    """What is a plugin's fault, as that."""
+    if "blockzoo.plugins" not in sys.modules:  # nothing was loaded
+        return error
+    from blockzoo.faults import explained
+    from blockzoo.plugins import host
+
+    return explained(error, host().registry)
 
 
 def _say(*parts: str) -> None:

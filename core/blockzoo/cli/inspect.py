@@ -81,6 +81,6 @@ def _column(one: dict[str, Any]) -> dict[str, str]:
         **{LABELS.get(group, group): f"{count:,}" for group, count in one["parameters"].items()},
         **{f"weights, {dtype.replace('_', ' ')}": gigabytes(n) for dtype, n in one["weight_bytes"].items()},
         "context": f"{one['context']:,}",
-        "KV cache, bfloat16": gigabytes(one["kv_cache_bytes"]),
+        "cache, bfloat16": gigabytes(one["kv_cache_bytes"]),
         "FLOPs a token": f"{one['flops_per_token']:.3g}",
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import pairwise
 from typing import Annotated, Any
 
@@ -14,11 +14,13 @@ from blockzoo.cli.output import print_json, table
 from blockzoo.cli.reading import read_model
 from blockzoo.errors import InputError, nearest
 from blockzoo.kernels import Binding, bind
-from blockzoo.linear import EXPERT_LINEAR, LINEAR, replace_linears, stored
+from blockzoo.linear import EXPERT_LINEAR, LINEAR, chosen_for_matrices, give_slots
 from blockzoo.plugins import host
 from blockzoo.step import PHASES
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+WEIGHT_OPS = {LINEAR.name, EXPERT_LINEAR.name}
+"""Ops of weights that are stored for a kernel or packed: those do not train."""
 
 
 def command(
@@ -38,15 +40,16 @@ def command(
     config = read_model(model, registry, settings or ())
     decoder = empty(config, registry=registry, device="meta", dtype=DTYPES[dtype])
     chosen = _chosen(use or ())
-    if chosen.keys() & {LINEAR.name, EXPERT_LINEAR.name}:  # plain weights get slots only where that is asked for
-        replace_linears(decoder, stored)
-    lines = bind(decoder, registry.kernels(), device=_device(device), choose=chosen)
-    rows = collapse(lines)
+    kernels = registry.kernels()
+    give_slots(decoder, chosen_for_matrices(kernels, chosen))
+    lines = bind(decoder, kernels, device=_device(device), choose=chosen)
+    rows = collapse(line for line in lines if line.phase != "train" or line.op not in WEIGHT_OPS)
     if as_json:
         print_json(rows)
         return
     cells = [
-        [row["place"], row["op"], *(row["kernels"].get(p, "") for p in PHASES), _reasons(row["lost"])] for row in rows
+        [row["place"], row["op"], *(row["kernels"].get(p, "") for p in PHASES), _reasons(row["lost"], row["kernels"])]
+        for row in rows
     ]
     table(f"{config.name} on {device}, {dtype}", ("layers", "op", *PHASES, "why not the others"), cells)
 
@@ -91,12 +94,12 @@ def ranges(numbers: Sequence[int]) -> str:
     return ",".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else str(part[0]) for part in parts)
 
 
-def _reasons(lost: Sequence[dict[str, str]]) -> str:
+def _reasons(lost: Sequence[dict[str, str]], phases_shown: Collection[str]) -> str:
     phases: dict[tuple[str, str], list[str]] = {}
     for one in lost:
         phases.setdefault((one["kernel"], one["reason"]), []).append(one["phase"])
     return "; ".join(
-        f"{kernel}: {why}" + ("" if len(where) == len(PHASES) else f" ({', '.join(where)})")
+        f"{kernel}: {why}" + ("" if len(where) == len(phases_shown) else f" ({', '.join(where)})")
         for (kernel, why), where in phases.items()
     )
 

@@ -10,19 +10,20 @@ from blockzoo.blocks import KINDS
 from blockzoo.cli.output import print_json, table
 from blockzoo.config import shipped
 from blockzoo.errors import InputError, nearest
+from blockzoo.experiments.shipped import description, shipped_experiments
 from blockzoo.plugins import host
 from blockzoo.registry import Registry
 
-OTHERS = ("op", "kernel", "family", "config")
+OTHERS = ("op", "kernel", "family", "config", "experiment")
 
 
 def command(
     kind: Annotated[
-        str | None, typer.Argument(help="norm, mixer, ..., op, kernel, family or config; default: all")
+        str | None, typer.Argument(help="norm, mixer, ..., op, kernel, family, config or experiment; default: all")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON document")] = False,
 ) -> None:
-    """List configs, blocks by kind, ops, kernels and families, with the plugin that brings each."""
+    """List configs, experiments, blocks by kind, ops, kernels and families, with the plugin that brings each."""
     kinds = (*KINDS, *OTHERS)
     if kind is not None and kind not in kinds:
         raise InputError(f"no kind '{kind}'{nearest(kind, kinds)}")
@@ -33,7 +34,7 @@ def command(
         return
     for one, rows in found.items():
         if rows:
-            columns = [key for key in rows[0] if key != "path" or kind == "config"]
+            columns = [key for key in rows[0] if key != "path" or kind in ("config", "experiment")]
             table(one, columns, [[row[key] for key in columns] for row in rows])
             print()
 
@@ -46,6 +47,9 @@ def entries(registry: Registry, kind: str) -> list[dict[str, Any]]:
             {"name": name, "plugin": next(plugins[p] for p in path.parents if p in plugins), "path": str(path)}
             for name, path in shipped(registry).items()
         ]
+    if kind == "experiment":
+        files = shipped_experiments().items()
+        return [{"name": name, "about": description(file), "path": str(file)} for name, file in files]
     rows = []
     for name in registry.names(kind):
         thing = registry.get(kind, name)

@@ -29,6 +29,11 @@ def note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def cleaned(text: str) -> str:
+    """For a terminal: what could steer it is made visible, as a model may say anything."""
+    return "".join(char if char.isprintable() or char in "\n\t" else "\ufffd" for char in text)
+
+
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: bool = False) -> None:
     """One table; with ``numbers`` all columns but the first are right-aligned."""
     made = Table(

@@ -113,7 +113,7 @@ def new(
 def check(
     name: NameOrFile,
     only: Annotated[
-        str | None, typer.Option(metavar="COMPONENT", help="one component: mixer/mla, or mla alone")
+        str | None, typer.Option(metavar="NAME", help="one component (mixer/mla, or mla alone), or one check")
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -1,4 +1,7 @@
-"""``blockzoo plugins check``: the conformance suite as a table, a readable line for each failure and each skip."""
+"""``blockzoo plugins check``: the conformance suite as a table, a readable line for each skip and each failure.
+
+Checks of one component that fail alike (its samples can't be made, say) share a line; JSON has each by itself.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,12 @@ import typer
 from blockzoo.cli.bar import counting_bar
 from blockzoo.cli.output import print_json, table
 from blockzoo.cli.reading import read_plugin
-from blockzoo.errors import InputError
+from blockzoo.errors import InputError, nearest
 from blockzoo.importing import one_line
 from blockzoo.testing import Check, CheckFailed, CheckSkipped, checks
 
 Result = Literal["passed", "failed", "skipped"]
+FEW = 3  # checks that fail alike and are still named
 
 
 @dataclass(frozen=True)
@@ -46,13 +50,15 @@ def run(name: str, only: str | None, as_json: bool) -> None:
         raise typer.Exit(1)
 
 
-def _only(found: Sequence[Check], component: str | None) -> Sequence[Check]:
-    if component is None:
+def _only(found: Sequence[Check], name: str | None) -> Sequence[Check]:
+    """The checks of one component, or those of one name."""
+    if name is None:
         return found
-    wanted = [check for check in found if component in (check.component, check.component.rpartition("/")[2])]
+    answers = {check: (check.component, check.component.rpartition("/")[2], check.name) for check in found}
+    wanted = [check for check in found if name in answers[check]]
     if not wanted:
-        known = dict.fromkeys(check.component for check in found)
-        raise InputError(f"--only: the plugin has no component '{component}'; it has {', '.join(known)}")
+        known = {answer for some in answers.values() for answer in some}
+        raise InputError(f"--only: the plugin has no component or check '{name}'{nearest(name, known)}")
     return wanted
 
 
@@ -92,9 +98,14 @@ def _print(outcomes: Sequence[Outcome]) -> None:
         seconds = sum(outcome.seconds for outcome in own)
         rows.append([component, counts["passed"], counts["failed"], counts["skipped"], f"{seconds:.1f}"])
     table("", ("component", "passed", "failed", "skipped", "seconds"), rows, numbers=True)
-    for result in ("skipped", "failed"):
-        for outcome in outcomes:
-            if outcome.result == result:
-                print(f"{result} {outcome.component} {outcome.check}: {outcome.message}")
+    for outcome in outcomes:
+        if outcome.result == "skipped":
+            print(f"skipped {outcome.component} {outcome.check}: {outcome.message}")
+    alike: dict[tuple[str, str], list[str]] = {}
+    for outcome in outcomes:
+        if outcome.result == "failed":
+            alike.setdefault((outcome.component, outcome.message), []).append(outcome.check)
+    for (component, message), names in alike.items():
+        print(f"failed {component} {', '.join(names) if len(names) <= FEW else f'{len(names)} checks'}: {message}")
     failed = sum(outcome.result == "failed" for outcome in outcomes)
     print(f"{failed} of {len(outcomes)} checks failed" if failed else f"all {len(outcomes)} checks pass or are skipped")

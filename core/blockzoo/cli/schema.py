@@ -1,4 +1,4 @@
-"""``blockzoo schema``: the JSON schema of model files, installed plugins included."""
+"""``blockzoo schema``: the JSON schema of model or experiment files, installed plugins included."""
 
 from __future__ import annotations
 
@@ -17,10 +17,18 @@ def command(
     output: Annotated[
         Path | None, typer.Option(metavar="FILE", help="write it there; default: standard output")
     ] = None,
+    experiment: Annotated[
+        bool, typer.Option("--experiment", help="of experiments (blockzoo compare) and not of models")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="it always is JSON; accepted like everywhere")] = False,
 ) -> None:
     """Print the JSON schema. Editors find it by a first line `# yaml-language-server: $schema=FILE`."""
-    schema = json_schema(host().registry)
+    if experiment:
+        from blockzoo.experiments.schema import experiment_schema
+
+        schema = experiment_schema(host().registry)
+    else:
+        schema = json_schema(host().registry)
     if output is None:
         print_json(schema)
         return

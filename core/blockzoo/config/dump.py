@@ -47,7 +47,7 @@ def dump_yaml(config: ModelConfig, registry: Registry) -> str:
 
 def digest(config: ModelConfig, registry: Registry) -> str:
     """sha256 of the canonical dump without the name: equal for equal architectures, however they were written."""
-    canonical = {key: value for key, value in dump(config, registry).items() if key != "name"}
+    canonical = {key: value for key, value in dump(config.explicit(), registry).items() if key != "name"}
     return hashlib.sha256(json.dumps(canonical, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 

@@ -69,6 +69,11 @@ def json_schema(registry: Registry) -> Schema:
     }
 
 
+def section_schema(cls: type[BaseModel], definitions: dict[str, Schema], name: str) -> Schema:
+    """A section that isn't part of a model, as loosely; what it refers to goes among ``definitions`` under ``name``."""
+    return _object(_model(cls, definitions, name), description=_first_line(cls))
+
+
 # --- blocks -----------------------------------------------------------------------------------------------------
 
 

@@ -79,6 +79,22 @@ def load(
 ) -> Loaded:
     """``load_config``, and where each value came from."""
     problems = Problems()
+    return _Assembly(_merged(ref, overrides, registry, problems), registry, problems).run()
+
+
+def merged(
+    ref: str | Path | Mapping[str, Any], overrides: Mapping[str, object] | None = None, *, registry: Registry
+) -> Node:
+    """The YAML of a model as one tree, all that it extends under it and the overrides on top, not checked yet."""
+    problems = Problems()
+    root = _merged(ref, overrides, registry, problems)
+    problems.raise_any()
+    return root
+
+
+def _merged(
+    ref: str | Path | Mapping[str, Any], overrides: Mapping[str, object] | None, registry: Registry, problems: Problems
+) -> Node:
     root = _read(ref, registry, problems)
     if problems.overflow:
         problems.raise_any()
@@ -89,7 +105,7 @@ def load(
             problems.at(root, f"found {shown(root)}; expected a mapping such as 'vocab_size: 256'")
         problems.raise_any()
     assert root is not None
-    return _Assembly(root, registry, problems).run()
+    return root
 
 
 # --- reading and extends ----------------------------------------------------------------------------------------
@@ -232,7 +248,12 @@ class _Assembly:
         name = "none" if mixer.config is None else self.registry.name_of(type(mixer.config), "mixer")
         forms = ", ".join(sorted(takes))
         if choice.explicit or form == "none" or "none" not in takes:
-            self.problems.at(choice.node, f"found a position of form '{form}'; mixer {name} takes: {forms}")
+            mend = (
+                "; write it at the model's level, where it is dropped, or 'none' in a pattern"
+                if choice.explicit
+                else ""
+            )
+            self.problems.at(choice.node, f"found a position of form '{form}'; mixer {name} takes: {forms}{mend}")
             return position
         what = self.registry.name_of(type(position.config), "position")
         self.dropped.append(f"layers.{index}.position: {what} ({form}) is dropped, mixer {name} takes {forms}")

@@ -76,7 +76,7 @@ class Parser:
         try:
             cls = self.registry.block(kind, name)
         except PluginError as error:
-            near = nearest(name, {*self.resolver.blocks, *self.registry.names(kind)} - {name})
+            near = nearest(name, {*self._blocks_of(kind), *self.registry.names(kind)} - {name})
             bare = f"no {kind} '{name}'{near}{self.registry.not_loaded()}"
             self.problems.at(name_node, str(error) if ":" in name else bare)
             return None
@@ -91,6 +91,15 @@ class Parser:
             return None
         self._check(parsed.config, given, canonical)
         return Parsed(self.share(parsed.config), {"type": name_node.place.short, **parsed.origins}, node)
+
+    def _blocks_of(self, kind: str) -> set[str]:
+        """The names under ``blocks`` that are of this kind."""
+        found = set()
+        for name, node in self.resolver.blocks.items():
+            word = node.mapping.get("type") if node.is_mapping else None
+            if word is not None and word.value in self.registry.names(kind):
+                found.add(name)
+        return found
 
     def _means_absent(self, base: type[BlockConfig]) -> bool:
         if base.kind not in ABSENT_KINDS and not issubclass(base, AdditivePositionConfig):

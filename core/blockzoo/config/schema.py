@@ -5,7 +5,7 @@ Nothing here inherits or defaults from anything else any more: each layer names 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
@@ -59,9 +59,15 @@ class InitConfig(Section):
     embedding_std: PositiveFloat | None = Field(
         None, description="of token and learned position embeddings; default: std"
     )
+    hidden_std: PositiveFloat | None = Field(
+        None, description="of the matrices inside layers, routers among them; default: std"
+    )
     residual_output: Literal["plain", "depth_scaled"] = Field(
         "plain",
         description="depth_scaled divides std by sqrt(2 * layers) for matrices that write to the residual (GPT-2)",
+    )
+    residual_output_std: PositiveFloat | None = Field(
+        None, description="of matrices that write to the residual, whatever residual_output says; default: hidden_std"
     )
 
 
@@ -102,3 +108,16 @@ class ModelConfig(Section):
     @property
     def dims(self) -> Dims:
         return Dims(d_model=self.d_model, n_layers=len(self.layers), context_length=self.context_length)
+
+    def explicit(self) -> Self:
+        """The same model with every default that follows from other values written out: equal if it computes the same,
+        as far as its blocks can say.
+        """
+        said: dict[int, LayerConfig] = {}  # equal layers stay one object
+        for layer in self.layers:
+            if id(layer) not in said:
+                blocks = {slot: getattr(layer, slot) for slot in LayerConfig.model_fields}
+                said[id(layer)] = layer.model_copy(
+                    update={slot: block.explicit(self.dims) for slot, block in blocks.items() if block is not None}
+                )
+        return self.model_copy(update={"layers": tuple(said[id(layer)] for layer in self.layers)})

@@ -13,8 +13,9 @@ from blockzoo.config.parse import section
 from blockzoo.config.schema import Section
 from blockzoo.config.yaml_source import read_yaml
 from blockzoo.errors import InputError
-from blockzoo.experiments.plan import with_overrides
-from blockzoo.training.config import DataConfig, TrainConfig
+from blockzoo.experiments.overlay import with_overrides
+from blockzoo.training.config import BUDGETS, TrainConfig
+from blockzoo.training.data_config import DataConfig
 
 DEFAULT_STEPS = 1000
 
@@ -37,12 +38,11 @@ def read_recipe(file: Path | None, overrides: Mapping[str, Any], *, context_leng
     root = with_overrides(root, overrides)
     train = root.get("train")
     defaults: dict[str, Any] = {}
-    if train is None or (train.get("steps") is None and train.get("tokens") is None):
+    if train is None or all(train.get(name) is None for name in BUDGETS):
         defaults["train.steps"] = DEFAULT_STEPS
     if train is None or train.get("block") is None:
         defaults["train.block"] = min(TrainConfig.model_fields["block"].default, context_length)
     recipe = section(RecipeConfig, with_overrides(root, defaults))
-    path = recipe.data.path
-    if file is None or path is None or "data.path" in overrides:
+    if file is None or "data.path" in overrides or "data.dataset.name" in overrides:
         return recipe
-    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"path": file.parent / path})})
+    return recipe.model_copy(update={"data": recipe.data.seen_from(file.parent)})

@@ -1,71 +1,62 @@
-"""One arm: train it, then time its decoding and draw its sample. Nothing here depends on the process it runs in."""
+"""One run: train it, then measure what was trained. Nothing here depends on the process it runs in."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from typing import Any
+from dataclasses import replace
 
-import torch
-
-from blockzoo.checkpoints import from_pretrained
-from blockzoo.experiments.plan import ArmPlan
-from blockzoo.generation import generate
-from blockzoo.model import Decoder
+from blockzoo.experiments.measure import MEASUREMENTS, measure
+from blockzoo.experiments.memory import peak_memory
+from blockzoo.experiments.plan import RunPlan
 from blockzoo.registry import Registry
 from blockzoo.tokenizers import Tokenizer, load_tokenizer
 from blockzoo.training.data import prepare
+from blockzoo.training.folder import RunFolder
 from blockzoo.training.loop import Reporter
-from blockzoo.training.run import Run, RunFolder
+from blockzoo.training.run import Run
+from blockzoo.training.source import Source
+from blockzoo.training.tasks.source import TaskSource
 
 
-def make_run(plan: ArmPlan, *, registry: Registry) -> Run:
-    """The training run of a plan, its text tokenised."""
+def make_source(plan: RunPlan, *, registry: Registry) -> Source:
+    """The tokens of a plan, from the cache or made for it. Raises InputError where there is no text."""
     tokenizer = load_tokenizer(plan.tokenizer, registry=registry)
-    data = prepare(plan.data, tokenizer, plan.tokenizer, plan.out / "data")
+    return prepare(plan.data, tokenizer, plan.tokenizer, plan.out / "data")
+
+
+def make_run(plan: RunPlan, *, registry: Registry, source: Source | None = None) -> Run:
+    """The training run of a plan; ``source`` where its tokens are at hand already."""
+    data = make_source(plan, registry=registry) if source is None else source
     return Run(plan.model, plan.train, data, plan.out, registry, plan.tokenizer)
 
 
-def run_arm(plan: ArmPlan, *, registry: Registry, reporter: Reporter | None = None, restart: bool = False) -> RunFolder:
+def run_arm(plan: RunPlan, *, registry: Registry, reporter: Reporter | None = None, restart: bool = False) -> RunFolder:
     """Execute a plan; what is done already is not done again. Raises what ``Run.execute`` raises."""
-    folder = make_run(plan, registry=registry).execute(reporter, restart=restart)
-    wanted = plan.sample.model_dump(mode="json")
-    found = folder.read("sample.json")
-    if found is None or found["sample"] != wanted:
-        folder.write("sample.json", {"sample": wanted, **draw_sample(plan, folder, registry=registry)})
+    return execute(make_run(plan, registry=registry), plan, reporter=reporter, restart=restart)
+
+
+def execute(run: Run, plan: RunPlan, *, reporter: Reporter | None = None, restart: bool = False) -> RunFolder:
+    """Train, and measure what a verdict run trained."""
+    untrained = restart or run.folder.status()["state"] != "done"
+    with peak_memory(plan.train.device) as peak:
+        folder = run.execute(reporter, restart=restart)
+    if not is_complete(folder, plan):
+        before = folder.read(MEASUREMENTS) or {}
+        memory = peak.growth if untrained else before.get("peak_memory_bytes")
+        tokenizer: Tokenizer = load_tokenizer(plan.tokenizer, registry=run.registry)
+        asked = plan
+        if isinstance(run.data, TaskSource):  # it has words of its own, and questions instead of prompts
+            tokenizer = run.data.tokenizer
+            prompts = tuple(run.data.questions(len(plan.sample.prompts)))
+            asked = replace(plan, sample=plan.sample.model_copy(update={"prompts": prompts}))
+        found = measure(asked, folder, run.data, tokenizer, registry=run.registry)
+        wanted = plan.sample.model_dump(mode="json")
+        folder.write(MEASUREMENTS, {"sample": wanted, "peak_memory_bytes": memory, **found})
     return folder
 
 
-def draw_sample(plan: ArmPlan, folder: RunFolder, *, registry: Registry) -> dict[str, Any]:
-    """``texts``, one a prompt, and ``decode_tokens_per_second`` of one sequence, the prompts' own passes left out."""
-    tokenizer = load_tokenizer(plan.tokenizer, registry=registry)
-    model = from_pretrained(folder.model, device=plan.train.device, dtype=torch.float32, registry=registry)
-    prompts = [tokenizer.encode(prompt) for prompt in plan.sample.prompts]
-    for _ in _tokens(model, plan, prompts[0], tokenizer):
-        pass  # the first pass of anything is slow
-    texts, seconds, steps = [], 0.0, 0
-    for text, prompt in zip(plan.sample.prompts, prompts, strict=True):
-        tokens, times = [], []
-        for token in _tokens(model, plan, prompt, tokenizer):
-            tokens.append(token)
-            times.append(time.perf_counter())
-        texts.append(text + tokenizer.decode(tokens))
-        if times:
-            seconds += times[-1] - times[0]
-            steps += len(times) - 1
-    return {"texts": texts, "decode_tokens_per_second": steps / seconds if steps else None}
-
-
-def _tokens(model: Decoder, plan: ArmPlan, prompt: list[int], tokenizer: Tokenizer) -> Iterator[int]:
-    sample = plan.sample
-    return generate(
-        model,
-        prompt,
-        max_new_tokens=max(0, min(sample.max_new_tokens, plan.model.context_length - len(prompt))),
-        temperature=sample.temperature,
-        top_k=sample.top_k,
-        top_p=sample.top_p,
-        seed=sample.seed,
-        stop=tokenizer.stop_tokens,
-        n_tokens=tokenizer.n_tokens,
-    )
+def is_complete(folder: RunFolder, plan: RunPlan) -> bool:
+    """Whether nothing of a plan is left to do."""
+    if folder.status()["state"] != "done":
+        return False
+    found = folder.read(MEASUREMENTS)
+    return plan.purpose == "scout" or (found is not None and found["sample"] == plan.sample.model_dump(mode="json"))

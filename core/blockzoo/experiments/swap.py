@@ -22,6 +22,7 @@ from blockzoo.accounting import account
 from blockzoo.blocks import BlockConfig, Dims, FFNConfig, PositionConfig
 from blockzoo.building import build
 from blockzoo.config import ModelConfig, dump_block, load_config
+from blockzoo.faults import explained
 from blockzoo.importing import one_line
 from blockzoo.linear import EXPERT_LINEAR, LINEAR
 from blockzoo.model import Decoder
@@ -159,7 +160,7 @@ def run(trial: Trial, registry: Registry, steps: int) -> Result:
         error, speed = _decode(model)
         return replace(result, decode_error=error, tokens_per_second=speed)
     except Exception as error:
-        return replace(result, error=f"{stage}: {one_line(error)}")
+        return replace(result, error=f"{stage}: {one_line(explained(error, registry))}")
 
 
 # --- which slots ---

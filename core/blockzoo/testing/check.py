@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,8 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+from blockzoo.shipped import PACKAGE
 
 
 class CheckFailed(AssertionError):  # noqa: N818
@@ -95,10 +98,10 @@ def _unchanged_surroundings() -> Iterator[None]:
 
 
 def one_line(error: BaseException) -> str:
-    """An exception in one line, with the innermost place outside torch."""
+    """An exception in one line, with the innermost place outside torch and blockzoo itself: the plugin's, or none."""
     text = f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
     text = text if len(text) <= 300 else f"{text[:300]}..."
-    ours = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+    ours = (str(Path(torch.__file__).parent), f"{PACKAGE}{os.sep}")
     outside = [frame for frame in extract_tb(error.__traceback__) if not frame.filename.startswith(ours)]
     return f"{text} ({outside[-1].filename}:{outside[-1].lineno})" if outside else text
 

@@ -21,6 +21,7 @@ from blockzoo.checkpoints.folder import stored_tensors
 from blockzoo.config import load_config
 from blockzoo.config.schema import ModelConfig
 from blockzoo.errors import CheckpointError
+from blockzoo.plugins import host
 from blockzoo.registry import Registry
 from blockzoo.testing.check import CheckSkipped, need, need_close
 
@@ -54,13 +55,19 @@ class FamilySubject:
 
 
 def write_sample(
-    config: ModelConfig, folder: Path, registry: Registry, layout: str, dtype: torch.dtype = torch.float32
+    config: ModelConfig,
+    folder: str | Path,
+    registry: Registry | None = None,
+    layout: str = "hf",
+    dtype: torch.dtype = torch.float32,
 ) -> None:
     """The checkpoint that a sample is about: each tensor's values follow from its stored name alone.
 
     So a key map that swaps two of them, there and back, is seen. Let another implementation read it, and record the
-    first of its logits after the last token of the last row of ``TOKENS % vocab_size``.
+    first of its logits after the last token of the last row of ``TOKENS % vocab_size``. ``registry``: default: the
+    process-wide one.
     """
+    registry, folder = host().registry if registry is None else registry, Path(folder)
     save_pretrained(build(config, registry=registry, dtype=dtype), folder, registry=registry, layout=layout)
     stored = {name: tensor.read() for name, tensor in stored_tensors(folder).items()}
     _rewrite(folder, {name: _values(name, tensor) for name, tensor in stored.items()})

@@ -8,31 +8,29 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor
 
 from blockzoo.blocks import FFNConfig
 from blockzoo.linear import ExpertLinear
 from blockzoo.testing.check import CheckSkipped, need, need_close
-from blockzoo.testing.subjects import DIMS, BlockSubject, draw, inputs
+from blockzoo.testing.products import need_flops
+from blockzoo.testing.subjects import DIMS, BlockSubject, draw, inputs, with_reports
 
 EXPERTS = 3
 
 
 def flops(subject: BlockSubject) -> None:
     """One token runs exactly the matrix products that cost() counts."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with need_flops(subject.cost(1).flops, "one token"):
         subject.build()(inputs(batch=1, length=1))
-    counted, said = counter.get_total_flops(), subject.cost(1).flops
-    need(counted == said, f"one token takes {counted} FLOPs by torch's counter, cost() says {said}")
 
 
 def tokens_alone(subject: BlockSubject) -> None:
     """A token's output is the same without the tokens beside it, whatever the leading axes."""
     module, x = subject.build(), inputs()
     with torch.no_grad():
-        together, _ = module(x)
-        flat, _ = module(x.flatten(0, 1))
+        together, _ = with_reports(module, x)
+        flat, _ = with_reports(module, x.flatten(0, 1))
         alone = torch.stack([module(token)[0] for token in x.flatten(0, 1)[:, None]]).flatten(0, 1)
     need(together.shape == x.shape, f"{tuple(x.shape)} goes in and {tuple(together.shape)} comes out")
     need_close(flat, together.flatten(0, 1), 2e-6, "(N, D) and (B, T, D) give different outputs")
@@ -42,8 +40,7 @@ def tokens_alone(subject: BlockSubject) -> None:
 def reports(subject: BlockSubject) -> None:
     """Beside the output it returns a dict of tensors; a balance_loss is one finite number with a gradient."""
     module = subject.build().train()
-    _, aux = module(inputs())
-    need(isinstance(aux, dict), f"returns {type(aux).__name__} beside the output: a dict, empty where there is nothing")
+    _, aux = with_reports(module, inputs())
     for name, value in aux.items():
         need(isinstance(value, Tensor) and value.isfinite().all(), f"'{name}' is not a finite tensor")
     if "balance_loss" in aux:
@@ -60,8 +57,11 @@ def stacks(subject: BlockSubject) -> None:
     if not config.stackable:
         raise CheckSkipped("declares stackable = False")
     stack = config.build(DIMS, linear=partial(ExpertLinear, EXPERTS)).eval()
-    loose = [m for m in stack.modules() if isinstance(m, nn.Linear)]
-    need(not loose, "some matrices are not made by the `linear` that build() is given")
+    made = {
+        f"{path}.{name}" for path, m in stack.named_modules() if isinstance(m, ExpertLinear) for name in m.state_dict()
+    }
+    own = sorted(stack.state_dict().keys() - made)
+    need(not own, f"{own} are not made by linear(): such a block can't be stacked; make them by it or drop stackable")
     singles = [config.build(DIMS).eval() for _ in range(EXPERTS)]
     with torch.no_grad():
         for seed, (name, parameter) in enumerate(stack.named_parameters()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from blockzoo.blocks import QuantizerConfig
 from blockzoo.kernels import PHASES, Call, Capabilities, Example, Kernel, Op, Verdict
 from blockzoo.registry import Registry
 from blockzoo.step import Phase
-from blockzoo.testing.check import CheckSkipped, error_of, need, quiet
+from blockzoo.testing.check import CheckFailed, CheckSkipped, error_of, need, quiet
 from blockzoo.testing.ops import inputs_of, tensors_of
 
 BACKWARD = 2e-5  # of the greatest gradient, float32
@@ -35,7 +36,15 @@ class KernelSubject:
 
     def verdict(self, example: Example, dtype: torch.dtype, phase: Phase) -> Verdict:
         call = Call(self.op.name, phase, dtype, example.static)
-        return self.kernel.supports(Capabilities.of(self.device), call)
+        try:
+            return self.kernel.supports(Capabilities.of(self.device), call)
+        except KeyError as error:
+            if not isinstance(error.args[0], str):  # it looks something else up
+                raise
+            raise CheckFailed(
+                f"supports() asks for static {error} of '{example.name}', which says nothing of it:"
+                f" read it by call.static.get({error})"
+            ) from error
 
     def examples(self, dtype: torch.dtype) -> Iterator[Example]:
         for example in self.op.examples(dtype, self.device):
@@ -54,14 +63,17 @@ class KernelSubject:
             raise CheckSkipped(f"says no to every example in {dtype} on {self.device.type}: {reason}")
         return found[:: max(1, len(found) // FEW)][:FEW] if self.kernel.builds_itself else found
 
-    def run(self, example: Example) -> Tensor:
-        """The kernel on an example; a weight goes in as its layout has it."""
-        args = example.args
-        if self.kernel.layout is not None:
-            args = (self.kernel.layout.prepack(args[0]), *args[1:])
+    def arguments(self, example: Example) -> tuple[Any, ...]:
+        """A weight goes in as the kernel's layout has it."""
+        layout, args = self.kernel.layout, example.args
+        return args if layout is None else (layout.prepack(args[0]), *args[1:])
+
+    def run(self, example: Example, how: str = "") -> Tensor:
+        """The kernel on an example that it says yes to; ``how`` the example is given, for the message of a failure."""
         if self.kernel.builds_itself:
             torch.compiler.reset()  # each example is another shape
-        return self.kernel.function(*args, **example.kwargs)
+        with _keeping_its_yes(example, how):
+            return self.kernel.function(*self.arguments(example), **example.kwargs)
 
     def _packed(self, example: Example) -> Iterator[Example]:
         """The same with a packed weight, where the op takes one."""
@@ -75,7 +87,7 @@ class KernelSubject:
                     name=f"{example.name}, {type(quantizer).__name__}",
                     args=(quantizer.pack(weight), *example.args[1:]),
                     kwargs={**example.kwargs, "quantizer": quantizer},
-                    static={**example.static, "quantizer": type(quantizer).__name__},
+                    static={**example.static, "quantizer": quantizer},
                 )
 
 
@@ -88,21 +100,41 @@ def subjects_of(op: str, kernel: Kernel, registry: Registry) -> Sequence[KernelS
     return [KernelSubject(kernel, known[op], torch.device(device), quantizers) for device in devices]
 
 
+def _ignored(subject: KernelSubject, example: Example, dtype: torch.dtype) -> str:
+    """What the example has that the op's first one, a plain one, lacks: options that ``supports`` may say no to."""
+    plain = next(subject.examples(dtype)).static
+    extra = [name for name, value in example.static.items() if value and not plain.get(name)]
+    return f"; if it ignores {', '.join(extra)}, supports() should say no to that" if extra else ""
+
+
+@contextmanager
+def _keeping_its_yes(example: Example, how: str = "") -> Iterator[None]:
+    """What goes wrong after a yes is the fault of the yes."""
+    try:
+        yield
+    except Exception as error:
+        text = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise CheckFailed(
+            f"'{example.name}'{how}: supports() says yes, but it raises {text}{_advice(example)}"
+        ) from error
+
+
+def _advice(example: Example) -> str:
+    if example.kwargs.get("quantizer") is None:
+        return ""
+    packed = ", ".join(f"'{name}'" for name in example.args[0])
+    return f"; the weight is packed, as {packed}: say no where call.static['quantizer'] is not None"
+
+
 def _need_equal(subject: KernelSubject, example: Example, dtype: torch.dtype, how: str = "") -> None:
     with torch.no_grad():
         expected = subject.op.reference(*example.args, **example.kwargs)
-        try:
-            found = subject.run(example)
-        except Exception as error:
-            text = " ".join(str(error).split())[:200]
-            need(
-                False,
-                f"'{example.name}' in {dtype}{how}: supports() says yes, but it raises {type(error).__name__}: {text}",
-            )
+        found = subject.run(example, f" in {dtype}{how}")
     where = f"'{example.name}' in {dtype}{how}"
     need(found.dtype == expected.dtype, f"{where}: gives {found.dtype}, the reference {expected.dtype}")
     off, within = error_of(found, expected), subject.op.tolerances[dtype]
-    need(off <= within, f"{where}: is {off:.1e} off the reference, the op's tolerance is {within:.0e}")
+    fault = f"{where}: is {off:.1e} off the reference, the op's tolerance is {within:.0e}"
+    need(off <= within, f"{fault}{_ignored(subject, example, dtype)}")
 
 
 def equals_reference(subject: KernelSubject) -> None:
@@ -193,9 +225,8 @@ def compiles(subject: KernelSubject) -> None:
         raise CheckSkipped("declares compile_safe = False")
     for example in subject.served(torch.float32)[:FEW]:
         torch.compiler.reset()
-        args = example.args
-        if subject.kernel.layout is not None:
-            args = (subject.kernel.layout.prepack(args[0]), *args[1:])
+        with _keeping_its_yes(example):
+            args = subject.arguments(example)
         compiled = torch.compile(subject.kernel.function, backend="eager", fullgraph=True)
         with torch.no_grad():
             expected = subject.op.reference(*example.args, **example.kwargs)
@@ -204,7 +235,9 @@ def compiles(subject: KernelSubject) -> None:
                     found = compiled(*args, **example.kwargs)
             except Exception as error:
                 text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")[:160]
-                need(False, f"'{example.name}': compile_safe = True, but torch.compile breaks: {text}")
+                need(
+                    False, f"'{example.name}': compile_safe = True, but torch.compile breaks: {text}{_advice(example)}"
+                )
         need(
             error_of(found, expected) <= subject.op.tolerances[torch.float32],
             f"'{example.name}': compiled, it is off the reference",
@@ -218,7 +251,8 @@ def layout_round_trip(subject: KernelSubject) -> None:
         raise CheckSkipped("reads the canonical layout")
     for example in subject.served(torch.float32):
         weight = example.args[0]
-        again = layout.unpack(layout.prepack(weight))
+        with _keeping_its_yes(example):
+            again = layout.unpack(layout.prepack(weight))
         need(again.keys() == weight.keys(), f"'{example.name}': unpack gives {sorted(again)}, not {sorted(weight)}")
         for name, tensor in weight.items():
             found = again[name].shape == tensor.shape and again[name].dtype == tensor.dtype

@@ -18,6 +18,10 @@ from blockzoo.linear import ExpertLinear
 from blockzoo.testing.check import need, need_close
 from blockzoo.testing.subjects import BlockSubject, inputs, step_of
 
+NAMED_IN = {
+    "parameter": "Cost(parameters={name: Parameter(shape, role)})",
+    "buffer": "Cost(buffers={name: Parameter(shape, Role.OTHER, init=...)}), and leave filling it to that init",
+}
 SMALL = 64  # elements: what a constructor may keep for itself on the host
 
 
@@ -66,7 +70,8 @@ def parameters(subject: BlockSubject) -> None:
         (dict(module.named_buffers()), cost.buffers, "buffer"),
     ):
         extra, missing = sorted(built.keys() - said.keys()), sorted(said.keys() - built.keys())
-        need(not extra and not missing, f"{what}s differ: only in the module {extra}, only in cost() {missing}")
+        hint = f"; name it in {NAMED_IN[what]}" if extra else ""
+        need(not extra and not missing, f"{what}s differ: only in the module {extra}, only in cost() {missing}{hint}")
         for name, tensor in built.items():
             shapes = tuple(tensor.shape), said[name].shape
             need(shapes[0] == shapes[1], f"{what} '{name}' has shape {shapes[0]}, cost() says {shapes[1]}")
@@ -127,6 +132,8 @@ def state_dict(subject: BlockSubject) -> None:
     one, other = subject.build(seed=1), subject.build(seed=2)
     cost = subject.cost(1)
     names, said = set(one.state_dict()), {*cost.parameters, *cost.buffers}
+    unsaved = sorted(dict(one.named_buffers()).keys() - names)
+    need(not unsaved, f"the buffers {unsaved} are not persistent: leave persistent=False out, checkpoints hold buffers")
     need(names == said, f"the state dict's names differ from cost()'s in {sorted(names ^ said)}")
     other.load_state_dict(copy.deepcopy(one.state_dict()))
     with torch.no_grad():

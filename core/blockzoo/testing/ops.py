@@ -11,6 +11,7 @@ from torch import Tensor
 
 from blockzoo.kernels import Example, Op
 from blockzoo.testing.check import need
+from blockzoo.testing.statics import disagreement
 
 CPU = torch.device("cpu")
 
@@ -53,7 +54,7 @@ def tolerances(subject: OpSubject) -> None:
 
 
 def examples(subject: OpSubject) -> None:
-    """Its examples are several, repeatable, named, in the dtype asked for, and the reference runs on each."""
+    """Its examples are several, repeatable, named, of the dtype asked for, as statics say, and run."""
     op = subject.op
     first, second = list(op.examples(torch.float32, CPU)), list(op.examples(torch.float32, CPU))
     names = [example.name for example in first]
@@ -64,6 +65,8 @@ def examples(subject: OpSubject) -> None:
         need(all(torch.equal(a, b) for a, b in pairs), f"'{one.name}' is drawn differently each time: seed a generator")
     for dtype in op.tolerances:
         for example in op.examples(dtype, CPU):
+            problem = disagreement(op, example.static, example.args, example.kwargs)
+            need(problem is None, f"'{example.name}': {problem}: say in Example(static=...) what it passes")
             with torch.no_grad():
                 y = op.reference(*example.args, **example.kwargs)
             need(

@@ -8,7 +8,7 @@ from torch import nn
 from blockzoo.blocks import ResidualConfig
 from blockzoo.testing.check import CheckSkipped, need, need_close
 from blockzoo.testing.subjects import BATCH, DIMS, LENGTH, BlockSubject, inputs, step_of
-from blockzoo.testing.toys import ToyMixer
+from blockzoo.testing.toys import ToyMixer, ToyNorm
 
 
 def norm_names(subject: BlockSubject) -> None:
@@ -16,7 +16,7 @@ def norm_names(subject: BlockSubject) -> None:
     assert isinstance(subject.config, ResidualConfig)
     module = subject.build()
     has = (_branch(module, "mixer") is not None, _branch(module, "ffn") is not None)
-    own = set(subject.config.cost(DIMS).parameters)
+    own = set(subject.config.cost(DIMS, *has).parameters)
     branches = ("mixer.", "ffn.")
     built = {n.rpartition(".")[0] for n, _ in module.named_parameters() if not n.startswith(branches) and n not in own}
     said = set(subject.config.norms(*has))
@@ -58,8 +58,30 @@ def both_branches_count(subject: BlockSubject) -> None:
     need(not dead, f"{', '.join(dead)} without a part in the output: a branch is left out")
 
 
+def scales_its_branches(subject: BlockSubject) -> None:
+    """scaled(factor), where there is one, multiplies: 1 changes nothing, a half something, and 2 undoes that."""
+    config = subject.config
+    assert isinstance(config, ResidualConfig)
+    if type(config).scaled is ResidualConfig.scaled:
+        raise CheckSkipped("has no scaled(factor): CompleteP can't train it at another depth than it was tuned at")
+    module = subject.build()
+
+    def output(scaled: ResidualConfig) -> torch.Tensor:
+        branches = (_branch(module, "mixer"), _branch(module, "ffn"))
+        other = scaled.build(DIMS, *branches, norm=lambda: ToyNorm(DIMS.d_model))
+        other.load_state_dict(module.state_dict())
+        return subject.call(other.eval(), inputs(), step_of())
+
+    with torch.no_grad():
+        same, half, back = (output(c) for c in (config.scaled(1.0), config.scaled(0.5), config.scaled(0.5).scaled(2.0)))
+        plain = output(config)
+    need_close(same, plain, 1e-6, "scaled(1.0) computes something else")
+    need(not torch.equal(half, plain), "scaled(0.5) changes nothing: multiply each branch by the factor")
+    need_close(back, plain, 1e-6, "scaled(0.5).scaled(2.0) is not the block: multiply by the factor, don't replace it")
+
+
 def _branch(module: nn.Module, name: str) -> nn.Module | None:
     return dict(module.named_children()).get(name)
 
 
-CHECKS = (norm_names, passes_reports_on, passes_state_on, both_branches_count)
+CHECKS = (norm_names, passes_reports_on, passes_state_on, both_branches_count, scales_its_branches)

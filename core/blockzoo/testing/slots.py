@@ -40,24 +40,23 @@ def works(config: ModelConfig, registry: Registry) -> None:
 
     Raises CheckFailed, or ConfigError where a quantizer refuses a weight.
     """
-    where = f"in {config.name}"
     tokens = torch.randint(config.vocab_size, (2, LENGTH), generator=torch.Generator().manual_seed(1))
     model = build(config, registry=registry, trainable=True).train()
     logits, aux = model(tokens, return_aux=True)
-    need(logits.isfinite().all(), f"{where}: logits are not finite")
+    need(logits.isfinite().all(), "logits are not finite")
     (torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()) + sum(
         value for name, value in aux.items() if name == "balance_loss"
     )).backward()  # fmt: skip
     for name, parameter in model.named_parameters():
         reached = parameter.grad is not None and bool(parameter.grad.isfinite().all())
-        need(reached, f"{where}: '{name}' gets no gradient, or one that is not finite")
+        need(reached, f"'{name}' gets no gradient, or one that is not finite")
     model = build(config, registry=registry)
     with torch.no_grad():
         full, cache = model(tokens), model.new_cache(batch_size=2, max_length=LENGTH)
         parts = [model(tokens[:, a:b], cache=cache) for a, b in pairwise(CUTS)]
-        need_close(torch.cat(parts, dim=1), full, 2e-5, f"{where}: decoding with a cache differs from the full pass")
+        need_close(torch.cat(parts, dim=1), full, 2e-5, "decoding with a cache differs from the full pass")
     said = 2 * account(config, context=LENGTH).kv_cache_bytes(torch.float32)
-    need(cache.nbytes() == said, f"{where}: the cache holds {cache.nbytes()} bytes, cost() says {said}")
+    need(cache.nbytes() == said, f"the cache holds {cache.nbytes()} bytes, cost() says {said}")
 
 
 in_gpt2 = _slot("gpt2", "a small GPT-2")

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from blockzoo.blocks import (
     AdditivePositionConfig,
     AttentionPositionConfig,
+    Aux,
     BlockConfig,
     Cost,
     Dims,
@@ -121,11 +122,18 @@ def subjects_of(component: Component, config: type[BlockConfig], registry: Regis
             f"{component.name}: samples() fails on {wanted}: override it to return small instances of {config.__name__}"
         ) from error
     need(samples, "samples() gives none: return at least one instance")
-    return [subject for sample in samples for subject in _subjects(component.name, sample, registry)]
+    labelled = _labelled(component.name, samples)
+    return [subject for label, sample in labelled for subject in _subjects(label, sample, registry)]
 
 
-def _subjects(name: str, config: BlockConfig, registry: Registry) -> Iterator[BlockSubject]:
-    label = describe(name, config)
+def _labelled(name: str, samples: Sequence[BlockConfig]) -> Iterator[tuple[str, BlockConfig]]:
+    """Samples with what messages call them: numbered where there are several."""
+    for number, sample in enumerate(samples, start=1):
+        which = f"sample {number} of {len(samples)}: " if len(samples) > 1 else ""
+        yield f"{which}{describe(name, sample)}", sample
+
+
+def _subjects(label: str, config: BlockConfig, registry: Registry) -> Iterator[BlockSubject]:
     problems = [f"{field}: {message}" for field, message in config.check(DIMS)]
     need(not problems, f"{label}: samples() gives one that check() refuses for {DIMS}: {'; '.join(problems)}")
     if isinstance(config, NormConfig):
@@ -202,7 +210,7 @@ def _residuals(label: str, config: ResidualConfig, registry: Registry) -> Iterat
             return config.build(DIMS, ToyMixer(d) if mixer else None, ToyFFN(d) if ffn else None, lambda: ToyNorm(d))
 
         def cost(context: int, mixer: bool = mixer, ffn: bool = ffn) -> Cost:
-            total = config.cost(DIMS)
+            total = config.cost(DIMS, mixer, ffn)
             for name in config.norms(mixer, ffn):
                 total += ToyNormConfig().cost(DIMS.d_model).under(name)
             total += ToyMixer.cost(DIMS.d_model).under("mixer") if mixer else Cost()
@@ -216,7 +224,19 @@ def _plain(module: nn.Module, x: Tensor, step: Step) -> Tensor:
 
 
 def _first(module: nn.Module, x: Tensor, step: Step) -> Tensor:
-    return module(x)[0]
+    return with_reports(module, x)[0]
+
+
+def with_reports(module: nn.Module, x: Tensor, *which: object) -> tuple[Tensor, Aux]:
+    """What an ffn returns, once it is the pair that it should be: a bare tensor of two rows unpacks as one too."""
+    out = module(x, *which)
+    pair = isinstance(out, tuple) and [isinstance(part, kind) for part, kind in zip(out, (Tensor, dict), strict=False)]
+    need(pair == [True, True] and len(out) == 2, f"returns {_kinds(out)}, not (y, aux): return (y, {{}})")
+    return out
+
+
+def _kinds(out: object) -> str:
+    return f"({', '.join(type(part).__name__ for part in out)})" if isinstance(out, tuple) else type(out).__name__
 
 
 def _added(module: nn.Module, x: Tensor, step: Step) -> Tensor:

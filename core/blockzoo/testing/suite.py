@@ -13,6 +13,7 @@ from blockzoo.registry import Component, Registry
 from blockzoo.testing import (
     caches,
     configs,
+    edges,
     families,
     ffns,
     kernels,
@@ -26,19 +27,20 @@ from blockzoo.testing import (
     quantizers,
     residuals,
     slots,
+    statics,
 )
 from blockzoo.testing.check import Check, Subject
 from blockzoo.testing.subjects import subjects_of
 
 Function = Callable[[Any], None]
-BLOCK: tuple[Function, ...] = (*configs.CHECKS, *modules.CHECKS, *numerics.CHECKS)
+BLOCK: tuple[Function, ...] = (*configs.CHECKS, *modules.CHECKS, *numerics.CHECKS, *statics.CHECKS)
 BY_KIND: Mapping[str, tuple[Function, ...]] = {
     "norm": (*BLOCK, *norms.CHECKS, *slots.CHECKS),
     "mixer": (*BLOCK, *mixers.CHECKS, *caches.CHECKS, *slots.CHECKS),
     "ffn": (*BLOCK, *ffns.CHECKS, *slots.CHECKS),
     "position": (*BLOCK, *positions.CHECKS, *slots.CHECKS),
     "residual": (*BLOCK, *residuals.CHECKS, *slots.CHECKS),
-    "quantizer": (*configs.CHECKS, *quantizers.CHECKS, *slots.CHECKS),
+    "quantizer": (*configs.CHECKS, *quantizers.CHECKS, *edges.CHECKS, *slots.CHECKS),
     "op": ops.CHECKS,
     "kernel": kernels.CHECKS,
     "family": families.CHECKS,
@@ -52,8 +54,8 @@ def checks(plugin: str, registry: Registry | None = None) -> list[Check]:
     """
     registry = host().registry if registry is None else registry
     components = registry.components(plugin)
-    if not components:
-        known = {component.plugin for component in registry.components()}
+    if not components and plugin not in registry.config_folders:  # of all that loaded, be it for a tracker alone
+        known = {component.plugin for component in registry.components()} | registry.config_folders.keys()
         why = registry.missing.get(plugin)
         raise PluginError(f"plugin '{plugin}' registers nothing" + (f" ({why})" if why else nearest(plugin, known)))
     package = packages.Package(plugin, registry)

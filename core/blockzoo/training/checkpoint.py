@@ -1,5 +1,7 @@
 """Checkpoints of a training: everything needed to go on bit for bit, in one folder that appears whole or not at all.
 
+Tensors are whole, however many processes trained: a checkpoint loads into any number of them.
+
 ``<folder>/step-00000100/`` holds ``model.safetensors`` (state dict names), ``optimizer.safetensors``
 (``<parameter>.<moment>``) and ``training.json``. Random numbers are drawn from (seed, step), so the step is all of
 their state. Nothing is pickled.
@@ -9,6 +11,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +22,7 @@ from torch import Tensor, nn
 
 from blockzoo.checkpoints.atomic import new_folder
 from blockzoo.errors import CheckpointError
+from blockzoo.training.sharding import place
 
 FORMAT = 1
 
@@ -34,17 +38,22 @@ class Checkpoints:
         found = sorted(self.folder.glob("step-*"))
         return found[-1] if found else None
 
-    def save(
-        self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, names: dict[nn.Parameter, str]
-    ) -> None:
-        """Write the checkpoint of ``step``. Raises CheckpointError (a full disk); the one before is then intact."""
+    def latest_step(self) -> int:
+        """The step of it, 0 where there is none."""
+        found = self.latest()
+        return 0 if found is None else int(found.name.removeprefix("step-"))
+
+    def save(self, step: int, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor]) -> None:
+        """Write the checkpoint of ``step``, of whole tensors. Raises CheckpointError (a full disk); the one before is
+        then intact.
+        """
         target = self.folder / f"step-{step:08d}"
         if target.exists():
             return
         try:
             with new_folder(target) as partial:
-                save_file(_contiguous(model.state_dict()), partial / "model.safetensors")
-                save_file(_contiguous(optimizer_tensors(optimizer, names)), partial / "optimizer.safetensors")
+                save_file(_contiguous(weights), partial / "model.safetensors")
+                save_file(_contiguous(moments), partial / "optimizer.safetensors")
                 (partial / "training.json").write_text(json.dumps({"format": FORMAT, "step": step}))
         except SafetensorError as error:  # what it makes of a full disk
             raise CheckpointError(f"{target}: can't be written ({error}); nothing was changed") from error
@@ -68,7 +77,8 @@ class Checkpoints:
                 raise CheckpointError(
                     f"{source}: format {about['format']}, this version reads {FORMAT}; start again (--restart)"
                 )
-            model.load_state_dict(weights)
+            held = model.state_dict()
+            model.load_state_dict({k: place(v, held[k]) if k in held else v for k, v in weights.items()})
             restore_optimizer(optimizer, names, moments)
         except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
             if isinstance(error, CheckpointError):
@@ -96,9 +106,11 @@ def restore_optimizer(
     optimizer.state.clear()
     for key, value in tensors.items():
         name, _, moment = key.rpartition(".")
-        # `step` is a scalar that AdamW keeps as float32; the moments have the dtype of their parameter
-        optimizer.state[parameters[name]][moment] = value.to(parameters[name].device)
+        parameter = parameters[name]
+        # `step` is a scalar that AdamW keeps as float32; the moments are shaped, and split, like their parameter
+        here = value.to(parameter.device) if moment == "step" else place(value, parameter)
+        optimizer.state[parameter][moment] = here
 
 
-def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
@@ -68,21 +67,51 @@ class SeedsConfig(Section):
     dropout: NonNegativeInt = Field(0, description="draws everything random inside a step")
 
 
-class TrainConfig(Section):
-    """YAML: ``train:``. A budget is ``steps`` or ``tokens``, never seconds: it is the same on every machine."""
+class CompletePConfig(Section):
+    """YAML: ``parametrization: {type: completep, d_model: 256, n_layers: 4}``. Dey et al. 2025, arXiv:2505.01618.
 
-    steps: PositiveInt | None = Field(None, description="optimizer steps; give this or tokens")
-    tokens: PositiveInt | None = Field(
-        None, description="tokens trained on, rounded up to whole steps; give this or steps"
+    The optimizer's settings are those of a model of this shape; training/parametrization.py scales them to another's.
+    """
+
+    type: Literal["completep"]
+    d_model: PositiveInt = Field(description="width of the model that lr was tuned at")
+    n_layers: PositiveInt = Field(description="layers of the model that lr was tuned at")
+
+
+BUDGETS = ("steps", "tokens", "flops", "seconds")
+
+
+class TrainConfig(Section):
+    """YAML: ``train:``. One budget: steps, tokens, flops or seconds.
+
+    FLOPs and seconds are turned into tokens before a run begins: a run knows only tokens, and is the same on every
+    machine.
+    """
+
+    steps: PositiveInt | None = Field(None, description="the budget in optimizer steps")
+    tokens: PositiveInt | None = Field(None, description="the budget in tokens, rounded up to whole steps")
+    flops: PositiveFloat | None = Field(
+        None, description="the budget in training FLOPs (3 x forward), rounded to whole steps"
+    )
+    seconds: PositiveFloat | None = Field(
+        None, description="the budget in seconds of training on this machine, measured before the run"
     )
     batch_size: PositiveInt = Field(12, description="sequences in one forward pass")
     block: PositiveInt = Field(256, description="tokens in a sequence")
     accumulation: PositiveInt = Field(1, description="forward passes summed up in one step")
     device: str = Field("cpu", description="where to train: cpu, cuda, cuda:1, mps")
+    parallel: Literal["auto", "none", "ddp", "fsdp"] = Field(
+        "auto",
+        description="how processes that torchrun starts share the work: each holds the model (ddp; auto is this) or a"
+        " part of it (fsdp)",
+    )
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="of activations; bfloat16 autocasts, and weights and optimizer stay float32"
     )
     optimizer: OptimizerConfig = OptimizerConfig()
+    parametrization: CompletePConfig | None = Field(
+        None, description="how lr, weight decay, eps, init and branches change with the shape; null: not at all"
+    )
     schedule: ScheduleConfig = ScheduleConfig()
     eval: EvalConfig = EvalConfig()
     seeds: SeedsConfig = SeedsConfig()
@@ -90,12 +119,15 @@ class TrainConfig(Section):
         None, description="steps between checkpoints; null: the last step only"
     )
     log_every: PositiveInt = Field(10, description="steps between writes of metrics; each step has its line")
+    trackers: tuple[str, ...] = Field((), description="plugins that also get the figures, such as tensorboard")
 
     @model_validator(mode="after")
     def _check(self) -> TrainConfig:
-        if (self.steps is None) == (self.tokens is None):
-            raise ValueError("give either steps or tokens: the one says the other")
-        if self.schedule.warmup >= self.total_steps:
+        given = [name for name in BUDGETS if getattr(self, name) is not None]
+        if len(given) != 1:
+            found = " and ".join(given) if given else "none of them"
+            raise ValueError(f"give one budget: steps or tokens or flops or seconds; found {found}")
+        if given[0] in ("steps", "tokens") and self.schedule.warmup >= self.total_steps:
             raise ValueError(f"schedule.warmup is {self.schedule.warmup}, the whole run has {self.total_steps} steps")
         return self
 
@@ -105,17 +137,8 @@ class TrainConfig(Section):
 
     @property
     def total_steps(self) -> int:
+        """Known where the budget is steps or tokens: ``experiments.budget.in_tokens`` makes the others so."""
         if self.steps is not None:
             return self.steps
-        assert self.tokens is not None
+        assert self.tokens is not None, "a budget in FLOPs or seconds is turned into tokens before a run"
         return -(-self.tokens // self.tokens_per_step)
-
-
-class DataConfig(Section):
-    """YAML: ``data: {path: corpus.txt}``. Default: the Python standard library's own text, which every machine has."""
-
-    path: Path | None = Field(
-        None, description="a text file or a folder of them; null: the Python standard library's text"
-    )
-    held_out: float = Field(0.05, gt=0, lt=1, description="fraction of the text that is kept for evaluation")
-    max_bytes: PositiveInt | None = Field(None, description="read only this much text, in the manifest's order")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 
 from blockzoo.errors import RunError
@@ -14,10 +15,15 @@ class Interrupted(RunError):  # noqa: N818 (nothing went wrong)
 
 
 class Interrupt:
-    """A context in which the first SIGINT or SIGTERM only sets ``requested``; the second raises KeyboardInterrupt."""
+    """A context in which the first SIGINT or SIGTERM only sets ``requested``; the second raises KeyboardInterrupt.
 
-    def __init__(self) -> None:
+    ``deaf`` seconds after the first none is a second: torchrun passes on what the terminal gave everybody already.
+    """
+
+    def __init__(self, deaf: float = 0.0) -> None:
         self.requested = False
+        self.deaf = deaf
+        self._at = 0.0
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> Interrupt:
@@ -34,6 +40,7 @@ class Interrupt:
         self._before.clear()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        if not self.requested:
+            self.requested, self._at = True, time.monotonic()
+        elif time.monotonic() - self._at >= self.deaf:
             raise KeyboardInterrupt
-        self.requested = True

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column
 from rich.text import Text
+
+UNITS = {"bits_per_byte": "bits/byte"}
 
 
 class TokensPerSecond(ProgressColumn):
@@ -23,11 +27,11 @@ class ProgressBar:
         self.console = Console(stderr=True) if console is None else console
         self._progress: Progress | None = None
         self._task = TaskID(0)
-        self._bits = ""
+        self._figures = ""
 
     def start(self, name: str, tokens: int, done: int) -> None:
         """A new bar over ``tokens`` tokens, ``done`` of them from before this process."""
-        self._bits = ""
+        self._figures = ""
         self._progress = Progress(
             TextColumn("[bold]{task.description}", table_column=Column(no_wrap=True)),
             BarColumn(bar_width=16),
@@ -45,12 +49,12 @@ class ProgressBar:
         assert self._progress is not None
         self._progress.update(self._task, completed=tokens)
         if loss is not None:
-            self._progress.update(self._task, note=f"loss {loss:.3f}{self._bits}")
+            self._progress.update(self._task, note=f"loss {loss:.3f}{self._figures}")
 
-    def evaluated(self, bits_per_byte: float) -> None:
+    def evaluated(self, figures: Mapping[str, float]) -> None:
         assert self._progress is not None
-        self._bits = f", {bits_per_byte:.3f} bits/byte"
-        self._progress.update(self._task, note=self._bits.removeprefix(", "))
+        self._figures = "".join(f", {value:.3f} {UNITS.get(name, name)}" for name, value in figures.items())
+        self._progress.update(self._task, note=self._figures.removeprefix(", "))
 
     def finish(self) -> None:
         if self._progress is not None:

@@ -6,13 +6,13 @@ gpt-oss's gate is ``g * sigmoid(1.702 g) * (u + 1)`` with g clamped above at 7 a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from blockzoo.blocks import Aux, Cost, Dims, FFNConfig, LinearFactory, Role, linear_cost
+from blockzoo.blocks import Aux, Cost, Dims, FFNConfig, LinearFactory, Role, Scale, linear_cost
 from blockzoo_blocks.ffn.activations import ACTIVATIONS, Activation
 
 
@@ -22,7 +22,9 @@ class GLUConfig(FFNConfig):
     YAML: ``ffn: {type: glu, d_ff: 3072, activation: silu}``.
     """
 
+    label: ClassVar[str] = "Gated feed-forward"
     stackable: ClassVar[bool] = True
+    scales: ClassVar[Mapping[str, Scale]] = {"d_ff": "d_ff"}
 
     d_ff: PositiveInt = Field(description="inner width", le=2**22)
     activation: Activation = Field("silu", description="on the gate")

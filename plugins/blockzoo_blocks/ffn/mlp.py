@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from blockzoo.blocks import Aux, Cost, Dims, FFNConfig, LinearFactory, Role, linear_cost
+from blockzoo.blocks import Aux, Cost, Dims, FFNConfig, LinearFactory, Role, Scale, linear_cost
 from blockzoo_blocks.ffn.activations import ACTIVATIONS, Activation
 
 
@@ -17,7 +18,9 @@ class MLPConfig(FFNConfig):
     YAML: ``ffn: {type: mlp, d_ff: 3072, activation: gelu_tanh, bias: true}``.
     """
 
+    label: ClassVar[str] = "Feed-forward"
     stackable: ClassVar[bool] = True
+    scales: ClassVar[Mapping[str, Scale]] = {"d_ff": "d_ff"}
 
     d_ff: PositiveInt = Field(description="inner width", le=2**22)
     activation: Activation = Field("gelu", description="between the two matrices")

@@ -10,7 +10,7 @@ Axes: N tokens (batch and time flattened), E experts, K top_k, D d_model.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from math import prod
 from typing import ClassVar, Literal
@@ -19,7 +19,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from blockzoo.blocks import Aux, Cost, Dims, FFNConfig, LinearFactory, Parameter, Role, filled, linear_cost
+from blockzoo.blocks import Aux, Cost, Dims, FFNConfig, LinearFactory, Parameter, Role, Scale, filled, linear_cost
 from blockzoo.linear import ExpertLinear
 from blockzoo_blocks.ffn.glu import GLUConfig
 from blockzoo_blocks.ffn.mlp import MLPConfig
@@ -62,9 +62,14 @@ class RouterConfig(BaseModel):
 
 
 class MoEConfig(FFNConfig):
-    """YAML: ``ffn: {type: moe, n_experts: 128, top_k: 8, expert: {type: glu, d_ff: 768}}``."""
+    """A mixture of experts: a router sends each token to a few of many ffns.
 
+    YAML: ``ffn: {type: moe, n_experts: 128, top_k: 8, expert: {type: glu, d_ff: 768}}``.
+    """
+
+    label: ClassVar[str] = "Mixture of experts"
     compile_safe: ClassVar[bool] = False  # experts' row counts are read on the host
+    scales: ClassVar[Mapping[str, Scale]] = {"n_experts": "experts"}
 
     n_experts: PositiveInt = Field(description="routed experts", le=2**14)
     top_k: PositiveInt = Field(description="experts that each token uses", le=2**14)
@@ -88,7 +93,8 @@ class MoEConfig(FFNConfig):
         if self.top_k > self.n_experts:
             yield "top_k", f"top_k {self.top_k} is more than n_experts {self.n_experts}"
         if not type(self.expert).stackable:
-            yield "expert", f"{type(self.expert).__name__} can't be stacked as experts"
+            name = self.expert.registered or type(self.expert).__name__
+            yield "expert", f"ffn {name} declares stackable = False: it can't be an expert"
         if self.router.score == "sigmoid" and self.router.weights == "chosen":
             yield (
                 "router.weights",

@@ -4,8 +4,8 @@ Scaled dot-product attention (Vaswani et al. 2017, arXiv:1706.03762) with groupe
 arXiv:2305.13245), sliding windows (Beltagy et al. 2020, arXiv:2004.05150) and learned sinks: one logit a head that
 takes part in the softmax and brings no value (gpt-oss; Xiao et al. 2023, arXiv:2309.17453).
 
-A slot's static facts, for ``supports``: n_heads, n_kv_heads and head_dim always; window, softcap (numbers or None),
-sinks, bias (bools) and dropout (a rate) where a mixer has them, absent meaning none.
+A slot's static facts, for ``supports``: n_heads, n_kv_heads, head_dim and scale always; window, softcap (numbers or
+None), sinks, bias (bools) and dropout (a rate) where a mixer has them, absent meaning none.
 
 Axes: B batch, T queries, S keys, H query heads, Hk key heads (H a multiple), Dh head_dim, Dv width of values.
 """
@@ -128,10 +128,16 @@ def examples(dtype: torch.dtype, device: torch.device) -> Iterator[Example]:
     yield case("bias", 15, 15, bias=draw(2, 4, 15, 15).float())
 
 
+def sizes(q: Tensor, k: Tensor, *rest: object, **options: object) -> dict[str, int]:
+    """The statics of a call that aren't arguments."""
+    return {"n_heads": q.shape[1], "n_kv_heads": k.shape[1], "head_dim": q.shape[-1]}
+
+
 ATTENTION = Op(
     "attention",
     attention_reference,
     examples,
     {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3},
     static=frozenset({"n_heads", "n_kv_heads", "head_dim", "scale", "window", "softcap", "sinks", "bias", "dropout"}),
+    facts=sizes,
 )

@@ -10,7 +10,7 @@ Axes: B batch, T tokens, H query heads, Hk key heads, S stored keys, Dh head_dim
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import ClassVar, Literal
 
 import torch
@@ -27,6 +27,7 @@ from blockzoo.blocks import (
     Parameter,
     PositionForm,
     Role,
+    Scale,
     StateTensor,
     linear_cost,
 )
@@ -47,8 +48,10 @@ class GQAConfig(MixerConfig):
     YAML: ``mixer: {type: gqa, n_heads: 64, n_kv_heads: 8, head_dim: 64, bias: true, sinks: true, window: 128}``.
     """
 
+    label: ClassVar[str] = "Grouped-query attention"
     positions: ClassVar[frozenset[PositionForm]] = frozenset({"none", "rotating", "biasing"})
     row_independent: ClassVar[bool] = True
+    scales: ClassVar[Mapping[str, Scale]] = {"n_heads": "width", "n_kv_heads": "width"}  # head_dim is held
 
     n_heads: PositiveInt = Field(description="query heads", le=2**16)
     n_kv_heads: PositiveInt | None = Field(None, description="key and value heads; default: n_heads", le=2**16)

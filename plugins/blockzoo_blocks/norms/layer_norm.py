@@ -5,6 +5,8 @@ The statistics are taken in float32 whatever the input's dtype.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field, PositiveFloat
 from torch import nn
 
@@ -16,6 +18,8 @@ class LayerNormConfig(NormConfig):
 
     YAML: ``norm: {type: layer_norm, eps: 1.0e-5}``.
     """
+
+    label: ClassVar[str] = "LayerNorm"
 
     eps: PositiveFloat = Field(1e-5, description="added to the variance before the root")
     bias: bool = Field(True, description="a bias beside the gain")

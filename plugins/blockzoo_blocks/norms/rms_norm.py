@@ -6,6 +6,8 @@ float32 and cast once (gpt-oss, Gemma), or cast first and multiply in the activa
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
@@ -18,6 +20,8 @@ class RMSNormConfig(NormConfig):
 
     YAML: ``norm: {type: rms_norm, eps: 1.0e-6}``.
     """
+
+    label: ClassVar[str] = "RMSNorm"
 
     eps: PositiveFloat = Field(1e-6, description="added to the mean square before the root")
     scale_in_fp32: bool = Field(True, description="multiply by the weight before the cast to the input's dtype")

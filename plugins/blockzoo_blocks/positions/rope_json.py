@@ -7,6 +7,7 @@ fail with it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from blockzoo.checkpoints.config_json import ConfigJSON
@@ -18,21 +19,34 @@ KINDS = {"default": "default", "linear": "linear", "yarn": "yarn", "llama3": "ll
 
 
 def read_rope(keys: ConfigJSON, context_length: int, default_theta: float) -> dict[str, Any]:
-    """The ``position`` block. As in transformers, ``rope_scaling`` goes before ``rope_parameters``, and a theta
-    inside either before the one outside.
-    """
-    theta = keys.number("rope_theta", default=default_theta, least=1e-9)
+    """The ``position`` block. As in transformers, ``rope_scaling`` goes before ``rope_parameters``."""
+    insides = {name: keys.mapping(name) for name in ("rope_scaling", "rope_parameters")}
+    theta = _read_theta(keys, insides, default_theta)
     keys.must_be("partial_rotary_factor", 1.0, 1)
-    inner = keys.mapping("rope_scaling", "rope_parameters")
+    inner = next((inside for inside in insides.values() if inside is not None), None)
     if inner is None:
         return _block(theta, None)
-    theta = inner.number("rope_theta", default=theta, least=1e-9)
     inner.must_be("partial_rotary_factor", 1.0, 1)
     kind = inner.choice("rope_type" if inner.values.get("rope_type") is not None else "type", KINDS, default="default")
     inner.seen.update(("rope_type", "type"))
     scaling = None if kind == "default" else _read_scaling(inner, kind, context_length)
     inner.finish()
     return _block(theta, scaling)
+
+
+def _read_theta(keys: ConfigJSON, insides: Mapping[str, ConfigJSON | None], default: float) -> float:
+    """The base, wherever it stands. Two that differ are refused: transformers computes with the outer one before
+    version 5, with the inner one since.
+    """
+    found = {
+        f"{place}rope_theta": reader.number("rope_theta", least=1e-9)
+        for place, reader in {"": keys, **{f"{name}.": inside for name, inside in insides.items()}}.items()
+        if reader is not None and reader.raw("rope_theta") is not None
+    }
+    if len(set(found.values())) > 1:
+        said = ", ".join(f"'{place}' is {theta}" for place, theta in found.items())
+        keys.problem("rope_theta", f"has more than one value: {said}; keep the one that the model was trained with")
+    return next(iter(found.values()), default)
 
 
 def _read_scaling(keys: ConfigJSON, kind: str, context_length: int) -> dict[str, Any]:

@@ -7,6 +7,7 @@ Cohere; with two norms GPT-NeoX (arXiv:2204.06745) and Pythia.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar, Self
 
 from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
@@ -22,6 +23,9 @@ class ParallelConfig(ResidualConfig):
     YAML: ``residual: {type: parallel, shared_norm: false}``.
     """
 
+    label: ClassVar[str] = "parallel residual"
+    parallel: ClassVar[bool] = True
+
     shared_norm: bool = Field(True, description="one norm for both branches (GPT-J) or one each (GPT-NeoX)")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout on each branch before it is added, in training")
     multiplier: PositiveFloat = Field(1.0, description="factor on the sum of the branches before it is added")
@@ -29,6 +33,9 @@ class ParallelConfig(ResidualConfig):
     @classmethod
     def samples(cls) -> list[ParallelConfig]:
         return [cls(), cls(shared_norm=False, multiplier=0.5, dropout=0.2)]
+
+    def scaled(self, factor: float) -> Self:
+        return self.model_copy(update={"multiplier": self.multiplier * factor})
 
     def norms(self, has_mixer: bool, has_ffn: bool) -> tuple[str, ...]:
         if self.shared_norm:

@@ -7,6 +7,7 @@ arXiv:2505.01618, uses 1 / depth multiple; Granite a constant).
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar, Self
 
 from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
@@ -22,12 +23,17 @@ class PreNormConfig(ResidualConfig):
     YAML: ``residual: {type: pre_norm, dropout: 0.1}``.
     """
 
+    label: ClassVar[str] = "pre-norm"
+
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout on each branch before it is added, in training")
     multiplier: PositiveFloat = Field(1.0, description="factor on each branch before it is added")
 
     @classmethod
     def samples(cls) -> list[PreNormConfig]:
         return [cls(), cls(multiplier=0.5, dropout=0.2)]
+
+    def scaled(self, factor: float) -> Self:
+        return self.model_copy(update={"multiplier": self.multiplier * factor})
 
     def norms(self, has_mixer: bool, has_ffn: bool) -> tuple[str, ...]:
         return ("mixer_norm",) * has_mixer + ("ffn_norm",) * has_ffn

@@ -8,6 +8,7 @@ arXiv:2501.00656).
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar, Self
 
 from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
@@ -23,6 +24,8 @@ class SandwichConfig(ResidualConfig):
     YAML: ``residual: sandwich``.
     """
 
+    label: ClassVar[str] = "sandwich norms"
+
     pre: bool = Field(True, description="norm the inputs of mixer and ffn, too")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout on each branch before it is added, in training")
     multiplier: PositiveFloat = Field(1.0, description="factor on each branch before it is added")
@@ -30,6 +33,9 @@ class SandwichConfig(ResidualConfig):
     @classmethod
     def samples(cls) -> list[SandwichConfig]:
         return [cls(), cls(pre=False, multiplier=0.5, dropout=0.2)]
+
+    def scaled(self, factor: float) -> Self:
+        return self.model_copy(update={"multiplier": self.multiplier * factor})
 
     def norms(self, has_mixer: bool, has_ffn: bool) -> tuple[str, ...]:
         before = ("mixer_norm",) * has_mixer + ("ffn_norm",) * has_ffn

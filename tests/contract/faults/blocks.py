@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from dataclasses import replace
+from typing import Any, ClassVar, Self
 
 import torch
 from pydantic import ConfigDict, Field, field_validator
@@ -122,6 +123,37 @@ class WrongBackward(Norm):
     @staticmethod
     def formula(x: Tensor, weight: Tensor) -> Tensor:
         return x * torch.rsqrt(x.detach().square().mean(-1, keepdim=True) + 1e-6) * weight
+
+
+class OneWidthOnly(Norm):
+    caught_by: ClassVar[str] = "any_width"
+
+    def build(self, dim: int) -> nn.Module:
+        return NormModule(32, self.formula)
+
+
+class IgnoresItsInput(Norm):
+    caught_by: ClassVar[str] = "changes_something"
+
+    @staticmethod
+    def formula(x: Tensor, weight: Tensor) -> Tensor:
+        return Norm.formula(torch.ones_like(x), weight)
+
+
+class GainSaidToBeAMatrix(Norm):
+    """Weight decay, and a quantizer, would take it."""
+
+    caught_by: ClassVar[str] = "roles"
+
+    def cost(self, dim: int) -> Cost:
+        return Cost({"weight": Parameter((dim,), Role.HIDDEN)})
+
+
+class MoreActiveThanThereIs(Norm):
+    caught_by: ClassVar[str] = "roles"
+
+    def cost(self, dim: int) -> Cost:
+        return Cost({"weight": Parameter((dim,), Role.GAIN, active=2 * dim)})
 
 
 class InitLeavesHalf(Norm):
@@ -264,6 +296,27 @@ class StacksAnotherOrder(FFN):
         return down(x, *(list(reversed(counts)) for counts in which))
 
 
+class BiasSaidToBeAGain(FFN):
+    caught_by: ClassVar[str] = "roles"
+
+    def cost(self, dims: Dims) -> Cost:
+        cost = super().cost(dims)
+        return replace(cost, parameters={**cost.parameters, "down.bias": Parameter((dims.d_model,), Role.GAIN)})
+
+
+class ReportsNumbers(FFN):
+    """A Python number where a tensor is due."""
+
+    caught_by: ClassVar[str] = "reports"
+
+    def build(self, dims: Dims, linear: LinearFactory = nn.Linear) -> nn.Module:
+        class Module(FFNModule):
+            def forward(self, x: Tensor, *which: object) -> tuple[Tensor, Aux]:
+                return super().forward(x, *which)[0], {"balance_loss": 0.5}  # type: ignore[dict-item]
+
+        return Module(linear(dims.d_model, dims.d_model, bias=True), self.formula)
+
+
 class CountsOneMultiplyAdd(FFN):
     caught_by: ClassVar[str] = "flops"
 
@@ -336,6 +389,20 @@ class OneNormTooMany(Residual):
 
     def norms(self, has_mixer: bool, has_ffn: bool) -> tuple[str, ...]:
         return (*super().norms(has_mixer, has_ffn), "last_norm")
+
+
+class ForgetsTheFactor(Residual):
+    caught_by: ClassVar[str] = "scales_its_branches"
+
+    def scaled(self, factor: float) -> Self:
+        return self
+
+
+class ReplacesTheFactor(Residual):
+    caught_by: ClassVar[str] = "scales_its_branches"
+
+    def scaled(self, factor: float) -> Self:
+        return self.model_copy(update={"multiplier": factor})
 
 
 assert issubclass(Residual, ResidualConfig)

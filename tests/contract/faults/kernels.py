@@ -89,6 +89,10 @@ def always(capabilities: Capabilities, call: Call) -> Verdict:
     return YES
 
 
+def asks_for_what_nobody_says(capabilities: Capabilities, call: Call) -> Verdict:
+    return no("has no sinks") if call.static["sink"] else YES
+
+
 LAYOUT = Layout("odd rows last", interleave, not_quite_back)
 
 # name of the fault -> op, kernel, check that must catch it
@@ -99,6 +103,7 @@ FAULTS: dict[str, tuple[str, Kernel, str]] = {
     "other_dtype": ("attention", replace(CONTROL, function=other_dtype), "equals_reference"),
     "dishonest_yes": ("attention", replace(CONTROL, supports=always), "equals_reference"),
     "dishonest_about_packed": ("linear", Kernel("plain", unpacked_only, always), "equals_reference"),
+    "static_nobody_gives": ("attention", replace(CONTROL, supports=asks_for_what_nobody_says), "verdicts"),
     "no_without_reason": ("attention", replace(CONTROL, supports=lambda c, call: Verdict(False)), "verdicts"),
     "wrong_backward": ("attention", replace(CONTROL, function=wrong_backward), "backward"),
     "sinks_without_gradient": ("attention", replace(CONTROL, function=drops_the_gradient_of_sinks), "backward"),

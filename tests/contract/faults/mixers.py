@@ -100,6 +100,21 @@ class ReadsPadding(Attention):
         return attention_reference(q, k, v, positions, Keys(keys.positions.clamp(min=0), False), **options)
 
 
+class NothingToSeeIsNaN(Attention):
+    """0 / 0 where padding sees nothing."""
+
+    caught_by: ClassVar[str] = "padding"
+
+    @classmethod
+    def samples(cls) -> Sequence[Any]:
+        return [cls(n_heads=4)]
+
+    @staticmethod
+    def attend(q: Tensor, k: Tensor, v: Tensor, positions: Tensor, keys: Keys, **options: Any) -> Tensor:
+        y = attention_reference(q, k, v, positions, keys, **options)
+        return y.masked_fill((positions < 0)[:, None, :, None], float("nan"))
+
+
 class AbsolutePositionInScores(Attention):
     caught_by: ClassVar[str] = "position_shift"
 
@@ -238,6 +253,51 @@ def with_state(kind: type[TokenState]) -> type[GroupedQueryAttention]:
             return state
 
     return WithState
+
+
+# --- what it tells kernels ---
+
+
+class TellsNoWindow(Attention):
+    caught_by: ClassVar[str] = "statics"
+
+    def build(self, dims: Dims, position: AttentionPositionConfig) -> GroupedQueryAttention:
+        module = super().build(dims, position)
+        del module.attend.static["window"]
+        return module
+
+
+class TellsNoSinks(Attention):
+    caught_by: ClassVar[str] = "statics"
+
+    def build(self, dims: Dims, position: AttentionPositionConfig) -> GroupedQueryAttention:
+        module = super().build(dims, position)
+        module.attend.static["sinks"] = False
+        return module
+
+
+class TellsOtherHeads(Attention):
+    caught_by: ClassVar[str] = "statics"
+
+    def build(self, dims: Dims, position: AttentionPositionConfig) -> GroupedQueryAttention:
+        module = super().build(dims, position)
+        module.attend.static["n_kv_heads"] = self.n_heads
+        return module
+
+
+class TellsNoDropout(Attention):
+    """Dropout, which only training has."""
+
+    caught_by: ClassVar[str] = "statics"
+
+    @classmethod
+    def samples(cls) -> Sequence[Any]:
+        return [cls(n_heads=4, dropout=0.1)]
+
+    def build(self, dims: Dims, position: AttentionPositionConfig) -> GroupedQueryAttention:
+        module = super().build(dims, position)
+        module.attend.static["dropout"] = 0.0
+        return module
 
 
 # --- what it says it costs ---

@@ -88,6 +88,37 @@ class TakesNaN(Quantizer):
         return super().pack(weight.nan_to_num())
 
 
+class DividesByZero(Quantizer):
+    """0 / 0 in a group of zeros: what integer NaN becomes is the machine's choice."""
+
+    caught_by: ClassVar[str] = "extremes"
+
+    def pack(self, weight: Tensor) -> dict[str, Tensor]:
+        packed = super().pack(weight)
+        steps = packed["scales"].float().repeat_interleave(self.group_size, dim=-1)
+        return {**packed, "codes": (weight.float() / steps).round().clamp(-127, 127).to(torch.int8)}
+
+
+class RaisesTinyScales(Quantizer):
+    """The scale that is stored is a normal number, the one that was divided by isn't."""
+
+    caught_by: ClassVar[str] = "extremes"
+
+    def pack(self, weight: Tensor) -> dict[str, Tensor]:
+        packed = super().pack(weight)
+        return {**packed, "scales": packed["scales"].clamp(min=torch.finfo(torch.bfloat16).tiny)}
+
+
+class WrapsTinyExponents(MXFP4Config):
+    """The exponent of a group near 1e-39 is stored without a clamp, and a byte wraps around."""
+
+    caught_by: ClassVar[str] = "extremes"
+
+    def pack(self, weight: Tensor) -> dict[str, Tensor]:
+        packed = super().pack(weight.float() * 2.0**20)
+        return {**packed, "scales": packed["scales"] - 20}
+
+
 class ChangesTheWeight(Quantizer):
     caught_by: ClassVar[str] = "pack_takes_any_dtype"
 

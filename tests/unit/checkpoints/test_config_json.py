@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from blockzoo.building import build
-from blockzoo.checkpoints import save_pretrained
+from blockzoo.checkpoints import read_config, save_pretrained
+from blockzoo.checkpoints.config_json import ConfigJSON
 from blockzoo.checkpoints.family import differences
 from blockzoo.config import load_config
 from blockzoo.config.schema import ModelConfig
-from blockzoo.errors import CheckpointError
+from blockzoo.errors import CheckpointError, ConfigError
 from blockzoo.plugins import shipped_configs
-from blockzoo.registry import Registry
+from blockzoo.registry import Registrar, Registry
 
 QWEN3_0_6B = {  # as published, but for what every file has
     "architectures": ["Qwen3ForCausalLM"],
@@ -281,6 +284,84 @@ def test_which_layers_slide_and_which_are_sparse(registry: Registry) -> None:
 def test_what_is_refused(values: dict[str, Any], changes: dict[str, Any], match: str, registry: Registry) -> None:
     with pytest.raises(CheckpointError, match=match):
         read({**values, **changes}, registry)
+
+
+def test_all_that_is_wrong_is_told_at_once(tmp_path: Path, registry: Registry) -> None:
+    values = {
+        **GPT_OSS_20B,
+        "hidden_size": 0,
+        "vocab_size": -1,
+        "num_hidden_layers": "many",
+        "hidden_act": "tanh",
+        "rope_scaling": {"rope_type": "yarn", "factor": "4", "mscale": 1.0},
+        "rope_ntk_alpha": 1,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    with pytest.raises(CheckpointError) as caught:
+        read_config(tmp_path, registry=registry)
+    lines = str(caught.value).splitlines()
+    assert all(line.startswith(f"{tmp_path}: config.json: ") for line in lines)
+    said = "\n".join(line.removeprefix(f"{tmp_path}: config.json: ") for line in lines)
+    for words in (
+        "'hidden_size' is 0; it must be a whole number from 1 to",
+        "'vocab_size' is -1",
+        "'num_hidden_layers' is 'many'",
+        "'hidden_act' is 'tanh', which blockzoo does not do",
+        "rope_scaling: 'factor' is '4'",
+        "rope_scaling: keys that blockzoo does not know: 'mscale'",
+        "\nkeys that blockzoo does not know: 'rope_ntk_alpha'",
+    ):
+        assert words in said
+    assert len(lines) == 7
+
+
+def test_what_the_config_itself_refuses_has_its_place(tmp_path: Path, registry: Registry) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({**QWEN3_0_6B, "num_key_value_heads": 3}))
+    with pytest.raises(ConfigError) as caught:
+        read_config(tmp_path, registry=registry, overrides={"norm.epz": 1})
+    ours, theirs = caught.value.problems
+    assert (ours.place, theirs.place) == (f"{tmp_path}: config.json", "override norm.epz")
+    assert "not a multiple of n_kv_heads 3" in ours.message
+
+
+def test_a_missing_theta_may_stand_where_newer_files_keep_it() -> None:
+    keys = ConfigJSON({"rope_parameters": {"rope_theta": 1e4}})
+    keys.number("rope_theta")
+    keys.integer("head_dim", default=keys.integer("hidden_size") // 8)  # a default that can't be known is no problem
+    with pytest.raises(CheckpointError) as caught:
+        keys.finish()
+    theta, size, unknown = str(caught.value).splitlines()
+    assert theta.startswith("config.json: 'rope_theta' is missing; newer files keep it in 'rope_parameters': ")
+    assert "read_rope" in theta
+    assert size == "config.json: 'hidden_size' is missing"
+    assert "'rope_parameters'" in unknown
+
+
+@pytest.mark.parametrize(
+    ("changes", "place"),
+    [
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 5e6}}, "rope_parameters"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 2.0, "rope_theta": 5e6}}, "rope_scaling"),
+    ],
+)
+def test_two_thetas_must_be_one(changes: dict[str, Any], place: str, registry: Registry) -> None:
+    with pytest.raises(CheckpointError, match=f"'rope_theta' is 1000000.0, '{place}.rope_theta' is 5000000.0; keep"):
+        read({**QWEN3_0_6B, **changes}, registry)
+    agreed = read({**QWEN3_0_6B, **changes, "rope_theta": 5000000}, registry)
+    assert agreed.layers[0].position.theta == 5e6  # type: ignore[attr-defined]
+
+
+def test_who_claims_a_folder(tmp_path: Path, registry: Registry) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({**QWEN3_0_6B, "model_type": "llama"}))
+    with pytest.raises(CheckpointError, match="'llama' is claimed by no family; there are: gpt2, gpt_oss, qwen3"):
+        read_config(tmp_path, registry=registry)
+    twice = Registry(builtin=registry.builtin, things=dict(registry.things))
+    registrar = Registrar(twice, "twin")
+    registrar.family(replace(registry.get("family", "qwen3"), name="twin"))
+    registrar.commit()
+    (tmp_path / "config.json").write_text(json.dumps(QWEN3_0_6B))
+    with pytest.raises(CheckpointError, match=r"is claimed by .*qwen3 \(hf\).*disable a plugin"):
+        read_config(tmp_path, registry=twice)
 
 
 SMALL = {

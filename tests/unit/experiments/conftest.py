@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+from blockzoo.experiments.worker import Job, RunEnd, perform
+from blockzoo.training.folder import RunFolder
 
 BASE = {
     "vocab_size": 256,
@@ -45,3 +49,36 @@ def experiment_file(tmp_path: Path) -> Path:
 def write(file: Path, experiment: dict[str, Any]) -> Path:
     file.write_text(yaml.safe_dump(experiment, sort_keys=False))
     return file
+
+
+def timeless(folder: RunFolder) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The metrics and the result of a run, without what a clock said."""
+    metrics = [{k: v for k, v in line.items() if k != "seconds"} for line in folder.metrics.read()]
+    clocks = ("seconds", "tokens_per_second", "finished")
+    return metrics, {k: v for k, v in (folder.result() or {}).items() if k not in clocks}
+
+
+def same_runs(out: Path, other: Path) -> None:
+    """All runs of one experiment and of its repetition elsewhere are the same, bit for bit."""
+    names = {file.parent.name for file in other.glob("*/run.json")}
+    assert names
+    assert names == {file.parent.name for file in out.glob("*/run.json")}
+    for name in names:
+        assert RunFolder(out / name).status() == {"state": "done"}
+        assert timeless(RunFolder(out / name)) == timeless(RunFolder(other / name)), name
+
+
+class Here:
+    """An executor without processes, which counts the jobs it was given."""
+
+    threads = 1
+
+    def __init__(self) -> None:
+        self.jobs: list[Job] = []
+
+    def run(self, jobs: Sequence[Job]) -> Generator[RunEnd, None, None]:
+        for job in jobs:
+            self.jobs.append(job)
+            yield perform(job)
+
+    def close(self) -> None: ...

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
+import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from blockzoo.cli import main
-from blockzoo.training.loop import Training
+from blockzoo.errors import CheckpointError
+
+from .conftest import EXPERIMENT, write
 
 
 def run(*arguments: object) -> int:
@@ -23,60 +26,90 @@ def base(experiment_file: Path) -> Path:
     return experiment_file.parent / "base.yaml"
 
 
-def test_compare_tabulates_skips_and_goes_on(
+def test_compare_tabulates_skips_and_reports(
     experiment_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "runs"
     assert run("compare", experiment_file, "--out", out) == 0
     shown = capsys.readouterr()
-    for word in ("plain", "wide", "bits per byte", "decode tokens/s", "KV cache", "run folders:", "writes:"):
+    for word in ("plain", "wide", "bits per byte", "decode tokens/s", "KV cache", "run folders:", "writes:", "report:"):
         assert word in shown.out
+    assert "inconclusive" in shown.out, "one seed decides nothing"
+    (folder,) = (file.parent for file in out.glob("*/experiment.json"))
+    assert (folder / "report.html").is_file()
     assert run("compare", experiment_file, "--out", out, "--json") == 0
     again = capsys.readouterr()
     assert again.err.count("done already") == 2
-    arms = json.loads(again.out)["arms"]
-    assert [arm["state"] for arm in arms] == ["done", "done"]
-    assert arms[0]["tokens"] == 4 * 2 * 16
-    assert arms[0]["samples"][0].startswith("the ")
-    assert Path(arms[0]["folder"], "model").is_dir()
+    results = json.loads(again.out)
+    assert Path(results["folder"]) == folder
+    assert [arm["runs"][0]["state"] for arm in results["arms"]] == ["done", "done"]
+    assert results["arms"][0]["tokens"] == 4 * 2 * 16
+    assert results["arms"][0]["texts"][0].startswith("the ")
 
 
 def test_a_failed_arm_does_not_stop_the_others(
-    experiment_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    experiment_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    advance = Training.advance
-
-    def fails(self: Training) -> Any:
-        if self.model.config.name == "plain" and self.step == 2:
-            raise ValueError("a block went wrong")
-        return advance(self)
-
-    monkeypatch.setattr(Training, "advance", fails)
+    arms = {"plain": {"train": {"optimizer.lr": 1e9, "optimizer.clip": None, "steps": 40}}, "wide": {}}
+    write(experiment_file, {**EXPERIMENT, "arms": arms})
     assert run("compare", experiment_file, "--out", tmp_path / "runs", "--json") == 1
     shown = capsys.readouterr()
     plain, wide = json.loads(shown.out)["arms"]
-    assert plain["bits_per_byte"] is None
-    assert "a block went wrong" in plain["error"]
-    assert wide["bits_per_byte"] > 0
-    assert "1 of 2 arms failed: plain" in shown.err
-    monkeypatch.undo()
-    assert run("compare", experiment_file, "--out", tmp_path / "runs") == 0
+    assert plain["sample"]["mean"] is None
+    assert "training diverged" in plain["runs"][0]["error"]
+    assert wide["sample"]["mean"] > 0
+    assert "1 of 2 runs failed (of plain)" in shown.err
+
+
+def test_an_arm_without_an_optimum_is_a_failure_with_advice(
+    experiment_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid = {"type": "grid", "points": [1e-6, 1e-5], "extend": 0}
+    write(experiment_file, {**EXPERIMENT, "arms": {"plain": {}}, "learning_rate": grid})
+    assert run("compare", experiment_file, "--out", tmp_path / "runs", "--workers", 2) == 1
+    shown = capsys.readouterr()
+    assert "no verdict runs: the best learning rate is the" in shown.out
+    assert "no verdict runs of plain" in shown.err
 
 
 def test_ctrl_c_stops_the_comparison_and_saves(
+    experiment_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "runs"
+
+    def press() -> None:
+        deadline = time.monotonic() + 60
+        while not list(out.glob("*/metrics.jsonl")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=press)
+    thread.start()
+    assert run("compare", experiment_file, "--out", out, "--set", "train.steps=1000000") == 130
+    thread.join()
+    assert "what ran is saved, the same command goes on from there" in capsys.readouterr().err
+    assert not list(tmp_path.glob("runs/wide-*"))
+
+
+def test_a_dry_run_trains_nothing(experiment_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("compare", experiment_file, "--out", tmp_path / "runs", "--dry-run", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["runs"] == 2
+    assert run("compare", experiment_file, "--out", tmp_path / "runs", "--dry-run") == 0
+    assert "2 for the verdict" in capsys.readouterr().err
+    assert not list(tmp_path.glob("runs/*/run.json"))
+
+
+def test_a_report_that_cannot_be_written_hides_no_result(
     experiment_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    advance = Training.advance
+    def full(*_: object) -> None:
+        raise CheckpointError("report.html: can't be written (No space left on device); nothing was changed")
 
-    def pressed(self: Training) -> Any:
-        os.kill(os.getpid(), signal.SIGINT)
-        return advance(self)
-
-    monkeypatch.setattr(Training, "advance", pressed)
-    assert run("compare", experiment_file, "--out", tmp_path / "runs") == 130
+    monkeypatch.setattr("blockzoo.cli.compare.write_report", full)
+    assert run("compare", experiment_file, "--out", tmp_path / "runs") == 2
     shown = capsys.readouterr()
-    assert "stopped after step 1 of 4; it is saved" in shown.err
-    assert not list(tmp_path.glob("runs/wide-*"))
+    assert "bits per byte" in shown.out
+    assert "No space left" in shown.err
 
 
 def test_train_then_generate(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

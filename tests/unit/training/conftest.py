@@ -12,8 +12,9 @@ from blockzoo.config import load_config
 from blockzoo.config.schema import ModelConfig
 from blockzoo.registry import Registry
 from blockzoo.tokenizers import ByteTokenizer
-from blockzoo.training.config import DataConfig, TrainConfig
+from blockzoo.training.config import TrainConfig
 from blockzoo.training.data import Dataset, prepare
+from blockzoo.training.data_config import DataConfig
 from blockzoo.training.run import Run
 
 MODEL = {

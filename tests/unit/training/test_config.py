@@ -41,8 +41,8 @@ def test_a_budget_in_tokens_is_rounded_up_to_steps() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({}, "either steps or tokens"),
-        ({"steps": 1, "tokens": 1}, "either steps or tokens"),
+        ({}, "give one budget"),
+        ({"steps": 1, "tokens": 1}, "give one budget"),
         ({"steps": 10, "schedule": {"warmup": 10}}, "warmup is 10, the whole run has 10 steps"),
         ({"steps": 10, "optimizer": {"betas": [0.9, 1.0]}}, "below 1"),
         ({"steps": 10, "dtype": "float16"}, "float32"),

@@ -16,8 +16,9 @@ from blockzoo.errors import RunError
 from blockzoo.registry import Registry
 from blockzoo.training.config import TrainConfig
 from blockzoo.training.data import Dataset
-from blockzoo.training.loop import Training, bits_per_byte
+from blockzoo.training.loop import Training, evaluate
 from blockzoo.training.run import Run
+from blockzoo.training.source import UNSCORED, Batch
 
 from .conftest import MODEL, TRAIN
 
@@ -44,6 +45,27 @@ def test_accumulation_equals_a_larger_batch(registry: Registry, dataset: Dataset
             assert float(one[name]) == pytest.approx(float(other[name]), rel=1e-5)
     for one, other in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
+class SomeScored(Dataset):
+    """A text of which only some tokens are asked for, in each sequence another number of them."""
+
+    scores_all = False
+
+    def batch(self, seed: int, step: int, n_sequences: int, length: int) -> Batch:
+        inputs, targets = super().batch(seed, step, n_sequences, length)
+        return inputs, targets.masked_fill(inputs % (2 + torch.arange(len(inputs))[:, None]) != 0, UNSCORED)
+
+
+def test_parts_count_by_their_scored_tokens(registry: Registry, dataset: Dataset) -> None:
+    config = load_config(MODEL, {**PLAIN, "layers.ffn": {"type": "mlp", "d_ff": 32}}, registry=registry)
+    data = SomeScored(dataset.name, dataset.sha256, dataset.train, dataset.held_out, dataset.token_lengths)
+    whole = training(config, registry, data, batch_size=8)
+    parts = training(config, registry, data, batch_size=2, accumulation=4)
+    for _ in range(3):
+        one, other = whole.advance(), parts.advance()
+        for name in ("loss", "grad_norm"):
+            assert float(one[name]) == pytest.approx(float(other[name]), rel=1e-5)
 
 
 def test_the_loss_falls(tiny: ModelConfig, registry: Registry, dataset: Dataset) -> None:
@@ -102,10 +124,10 @@ def test_bits_per_byte_by_hand(dataset: Dataset) -> None:
     bits = sum(math.log2(sum(math.exp(float(x)) for x in logits)) - float(logits[t]) / math.log(2) for t in targets)
     expected = bits / sum(t % 3 + 1 for t in targets)
     for batch_size in (1, 2, 7):
-        found = bits_per_byte(Fixed(logits), data, 40, batch_size, 16, "float32")  # type: ignore[arg-type]
-        assert found == pytest.approx(expected, rel=1e-6)
-    even = bits_per_byte(Fixed(torch.zeros(256)), dataset, 10**6, 4, 16, "float32")  # type: ignore[arg-type]
-    assert even == pytest.approx(8.0)
+        found = evaluate(Fixed(logits), data, 40, batch_size, 16, "float32")  # type: ignore[arg-type]
+        assert found == {"bits_per_byte": pytest.approx(expected, rel=1e-6)}
+    even = evaluate(Fixed(torch.zeros(256)), dataset, 10**6, 4, 16, "float32")  # type: ignore[arg-type]
+    assert even == {"bits_per_byte": pytest.approx(8.0)}
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(

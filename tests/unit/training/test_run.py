@@ -22,9 +22,10 @@ from blockzoo.checkpoints import from_pretrained
 from blockzoo.errors import CheckpointError, InputError
 from blockzoo.registry import Registry
 from blockzoo.training import checkpoint
+from blockzoo.training.folder import RunFolder
 from blockzoo.training.interrupt import Interrupt, Interrupted
 from blockzoo.training.loop import Silent
-from blockzoo.training.run import Run, RunFolder
+from blockzoo.training.run import Run
 
 
 class StopsAt(Silent):

@@ -9,8 +9,9 @@ Axes: B batch, T tokens, H value heads, Hk key heads, Dk and Dv their widths, C 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from math import log
+from typing import ClassVar
 
 import torch
 from pydantic import Field, PositiveInt
@@ -25,6 +26,7 @@ from blockzoo.blocks import (
     NormConfig,
     Parameter,
     Role,
+    Scale,
     StateTensor,
     linear_cost,
 )
@@ -55,6 +57,8 @@ class GatedDeltaNetConfig(MixerConfig):
     YAML: ``mixer: {type: gated_delta_net, n_heads: 32, n_key_heads: 16, key_dim: 128, value_dim: 128, norm:
     rms_norm}``.
     """
+
+    scales: ClassVar[Mapping[str, Scale]] = {"n_heads": "width", "n_key_heads": "width"}
 
     n_heads: PositiveInt = Field(description="value heads, each with a memory of its own", le=2**16)
     n_key_heads: PositiveInt | None = Field(None, description="heads of queries and keys; default: n_heads", le=2**16)

@@ -11,7 +11,7 @@ V values.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 import torch
@@ -27,11 +27,13 @@ from blockzoo.blocks import (
     NormConfig,
     PositionForm,
     Role,
+    Scale,
     StateTensor,
     linear_cost,
 )
 from blockzoo.cache import TokenState
 from blockzoo.kernels import Slot
+from blockzoo.linear import matrix
 from blockzoo.step import Keys, Step
 from blockzoo_blocks.mixers.attention import ATTENTION
 
@@ -44,6 +46,7 @@ class MLAConfig(MixerConfig):
     """
 
     positions: ClassVar[frozenset[PositionForm]] = frozenset({"rotating", "none"})
+    scales: ClassVar[Mapping[str, Scale]] = {"n_heads": "width", "q_rank": "width", "kv_rank": "width"}
 
     n_heads: PositiveInt = Field(description="heads", le=2**16)
     q_rank: PositiveInt | None = Field(None, description="width of the queries' latent; default: queries have none")
@@ -145,9 +148,7 @@ class MultiHeadLatentAttention(nn.Module):
         q_rope, k_rope = self.position.rotate(q_rope, k_rope, step)
         entry = torch.cat([self.kv_norm(latent), k_rope], dim=-1)
         (entry,), keys = state.extend(step, entry) if state is not None else ((entry,), step.keys)
-        # a packed matrix can't be read transposed: then decoding expands, too
-        absorbs = step.phase == "decode" and isinstance(self.k_up, nn.Linear) and isinstance(self.v_up, nn.Linear)
-        attend = self._absorbed if absorbs else self._expanded
+        attend = self._absorbed if step.phase == "decode" else self._expanded
         return self.o(attend(q_nope, q_rope, entry, step, keys).transpose(1, 2).flatten(2))
 
     def _expanded(self, q_nope: Tensor, q_rope: Tensor, entry: Tensor, step: Step, keys: Keys) -> Tensor:
@@ -160,8 +161,8 @@ class MultiHeadLatentAttention(nn.Module):
 
     def _absorbed(self, q_nope: Tensor, q_rope: Tensor, entry: Tensor, step: Step, keys: Keys) -> Tensor:
         """The same sums in another order: q (k_up latent) = (q k_up) latent, and v_up after the weighted mean."""
-        k_up = self.k_up.weight.unflatten(0, (self.n_heads, -1))  # (H, N, R)
-        v_up = self.v_up.weight.unflatten(0, (self.n_heads, -1))  # (H, V, R)
+        k_up = matrix(self.k_up, q_nope.dtype).unflatten(0, (self.n_heads, -1))  # (H, N, R)
+        v_up = matrix(self.v_up, q_nope.dtype).unflatten(0, (self.n_heads, -1))  # (H, V, R)
         q = torch.cat([q_nope @ k_up, q_rope], dim=-1)  # (B, H, T, R + P)
         latent = entry[..., : self.kv_widths[0]]
         y = self.attend_latent[step.phase](q, entry, latent, step.positions, keys, scale=self.scale)

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from blockzoo_mla.mixer import MultiHeadLatentAttention
 from torch import nn
 
 import blockzoo
@@ -143,14 +144,17 @@ def test_it_is_deepseek_v3(pair: tuple[nn.Module, nn.Module], tokens: torch.Tens
 
 
 @torch.no_grad()
-def test_a_packed_matrix_decodes_too(tokens: torch.Tensor) -> None:
-    """Absorbing reads the matrices transposed, which packed ones don't offer."""
-    model = blockzoo.build(
-        blockzoo.load_config(config(None), {"blocks.attention.quantizer": {"type": "int8", "group_size": 16}})
-    )
-    cache = model.new_cache(batch_size=2)
-    parts = [model(tokens[:, :60], cache=cache), *(model(tokens[:, t : t + 1], cache=cache) for t in range(60, T))]
-    assert error(torch.cat(parts, dim=1), model(tokens)) < 1e-4
+@pytest.mark.parametrize("trainable", [False, True], ids=["packed", "master"])
+def test_a_quantized_matrix_is_absorbed_too(
+    trainable: bool, tokens: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    int8 = {"blocks.attention.quantizer": {"type": "int8", "group_size": 16}}
+    model = blockzoo.build(blockzoo.load_config(config(None), int8), trainable=trainable)
+    expected, cache = model(tokens), model.new_cache(batch_size=2)
+    parts = [model(tokens[:, :60], cache=cache)]
+    monkeypatch.delattr(MultiHeadLatentAttention, "_expanded")
+    parts += [model(tokens[:, t : t + 1], cache=cache) for t in range(60, T)]
+    assert error(torch.cat(parts, dim=1), expected) < 1e-5
 
 
 def test_the_cache_holds_latents() -> None:

@@ -1,0 +1,102 @@
+"""The C kernels as a library: compiled at first use by the machine's compiler, cached, loaded beside torch's OpenMP.
+
+Two OpenMP runtimes in one process fight for the cores, so the library links none: it takes the symbols of the runtime
+that torch has loaded, and with it torch's number of threads. Where there is none it is built for one thread.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import torch
+
+SOURCE = Path(__file__).with_name("rows.c")
+FLAGS = ("-O3", "-fPIC", "-std=gnu11")
+
+
+class BuildError(Exception):
+    """The library can't be had here; the message is for people."""
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """The loaded library. Raises BuildError, at every call with the same words, where it can't be had."""
+    openmp = _openmp()
+    file = _built(openmp is not None)
+    if openmp is not None:
+        ctypes.CDLL(str(openmp), mode=ctypes.RTLD_GLOBAL)
+    try:
+        found = ctypes.CDLL(str(file))
+    except OSError as error:
+        raise BuildError(f"{file} can't be loaded: {error}") from error
+    found.rows_times.argtypes = [
+        *(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int),  # weight, scales, bias
+        *(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int),  # x, y, sizes
+        *(ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_int),  # counts, experts, rounded, wide
+    ]
+    return found
+
+
+@cache
+def problem() -> str | None:
+    """Why there is no library here, or None."""
+    try:
+        library()
+    except BuildError as error:
+        return str(error)
+    return None
+
+
+def compiler() -> str | None:
+    """The C compiler of this machine."""
+    return next((path for name in ("cc", "gcc", "clang") if (path := shutil.which(name))), None)
+
+
+def build(target: Path, *, openmp: bool) -> None:
+    """Compile into a file that appears whole. Raises BuildError with the first thing the compiler said."""
+    cc = compiler()
+    if cc is None:
+        raise BuildError("no C compiler (cc, gcc, clang) was found; install one for faster decoding")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            object_file, made = Path(folder, "rows.o"), Path(folder, "rows.so")
+            _run(cc, *FLAGS, *(["-fopenmp"] if openmp else []), "-c", str(SOURCE), "-o", str(object_file))
+            _run(cc, "-shared", str(object_file), "-lm", "-o", str(made))
+            os.replace(made, target)
+    except OSError as error:
+        raise BuildError(f"{target.parent} can't be written: {error}") from error
+
+
+def _run(*command: str) -> None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise BuildError(f"{command[0]} can't be run: {error}") from error
+    if done.returncode:
+        said = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[0]
+        raise BuildError(f"{command[0]} can't compile the kernels: {said}")
+
+
+def _built(openmp: bool) -> Path:
+    key = "\0".join((SOURCE.read_text(encoding="utf-8"), *FLAGS, str(openmp), platform.machine(), compiler() or ""))
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    file = home / "blockzoo" / f"cpu-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
+    if not file.is_file():
+        build(file, openmp=openmp)
+    return file
+
+
+def _openmp() -> Path | None:
+    """The OpenMP runtime of this torch, if it is GNU's: wheels carry it under changing names."""
+    folder = Path(torch.__file__).parent
+    found = [*folder.glob("lib/libgomp*.so*"), *folder.parent.glob("torch.libs/libgomp*.so*")]
+    return found[0] if found else None

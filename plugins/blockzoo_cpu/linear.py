@@ -1,0 +1,134 @@
+"""Decoding's products in C: a few rows times float32, bfloat16, MXFP4 or int8 weights, and times those of experts.
+
+In float32 activations stay as they are ("exact"). In bfloat16 the activations of packed weights are rounded to int8 by
+groups of 32, so that products are of bytes (VNNI): twice as fast as widening the weights, within what bfloat16
+itself rounds away. Weights stay in the layout they are published in.
+
+Axes: N rows of activations.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping, Sequence
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from blockzoo.blocks import QuantizerConfig
+from blockzoo.kernels import YES, Call, Capabilities, Kernel, Verdict, no
+from blockzoo_blocks.quantizers.int8 import Int8Config
+from blockzoo_blocks.quantizers.mxfp4 import MXFP4Config
+from blockzoo_cpu.library import library, problem
+
+GROUP, PAIR = 32, 64
+FLOAT32, BFLOAT16, MXFP4, INT8 = range(4)
+TYPES = {torch.float32: 0, torch.bfloat16: 1}
+
+
+def supports(capabilities: Capabilities, call: Call) -> Verdict:
+    """Whether this machine, weight and phase are served."""
+    if capabilities.device != "cpu":
+        return no("runs on a CPU")
+    if call.phase != "decode":
+        return no("serves decoding: few rows")
+    if call.dtype not in TYPES:
+        return no(f"serves float32 and bfloat16, not {str(call.dtype).removeprefix('torch.')}")
+    quantizer, d_in = call.static["quantizer"], call.static["shape"][-1]
+    if not isinstance(quantizer, Int8Config | MXFP4Config | None):
+        return no(f"reads plain, int8 and mxfp4 weights, not {type(quantizer).__name__}'s")
+    if isinstance(quantizer, Int8Config) and quantizer.group_size != GROUP:
+        return no(f"reads int8 in groups of {GROUP}, not {quantizer.group_size}")
+    if quantizer is not None and d_in % PAIR:
+        return no(f"reads packed rows of a multiple of {PAIR} inputs, not {d_in}")
+    why = problem()
+    return YES if why is None else no(why)
+
+
+def linear(
+    weight: Mapping[str, Tensor], x: Tensor, bias: Tensor | None, *, quantizer: QuantizerConfig | None
+) -> Tensor:
+    """As the op ``linear`` says."""
+    y = _product(weight, x.reshape(-1, x.shape[-1]), bias, None, quantizer)
+    return y.view(*x.shape[:-1], y.shape[-1])
+
+
+def expert_linear(
+    weight: Mapping[str, Tensor],
+    x: Tensor,
+    bias: Tensor | None,
+    counts: Sequence[int],
+    *,
+    quantizer: QuantizerConfig | None,
+) -> Tensor:
+    """As the op ``expert_linear`` says."""
+    return _product(weight, x, bias, counts, quantizer)
+
+
+def _product(
+    weight: Mapping[str, Tensor],
+    x: Tensor,
+    bias: Tensor | None,
+    counts: Sequence[int] | None,
+    quantizer: QuantizerConfig | None,
+) -> Tensor:
+    """x (N, in) -> (N, out)."""
+    if quantizer is None:
+        return torch.ops.blockzoo_cpu.rows(TYPES[weight["weight"].dtype], weight["weight"], None, bias, x, counts)
+    if isinstance(quantizer, MXFP4Config):
+        return torch.ops.blockzoo_cpu.rows(MXFP4, weight["blocks"], weight["scales"], bias, x, counts)
+    return torch.ops.blockzoo_cpu.rows(INT8, weight["codes"], weight["scales"], bias, x, counts)
+
+
+def _rows(
+    kind: int, weights: Tensor, scales: Tensor | None, bias: Tensor | None, x: Tensor, counts: Sequence[int] | None
+) -> Tensor:
+    """``weights`` and ``scales`` as their quantizer stores them, one more axis in front for experts."""
+    y = _like(kind, weights, scales, bias, x, counts)
+    rows = [len(x)] if counts is None else counts
+    # rows lie one after another for the C code; weights do already, so they are never copied
+    x, weights = x.contiguous(), weights.contiguous()
+    scales, bias = (None if part is None else part.contiguous() for part in (scales, bias))
+    failed = library().rows_times(
+        kind,
+        weights.data_ptr(),
+        None if scales is None else scales.data_ptr(),
+        None if bias is None else bias.data_ptr(),
+        0 if bias is None else TYPES[bias.dtype],
+        x.data_ptr(),
+        y.data_ptr(),
+        TYPES[x.dtype],
+        len(x),
+        x.shape[1],
+        y.shape[1],
+        (ctypes.c_int64 * len(rows))(*rows),
+        len(rows),
+        int(scales is not None and x.dtype == torch.bfloat16 and _wide()),
+        int(_wide()),
+    )
+    if failed:
+        raise MemoryError(f"no memory for the activations of {len(x)} rows")
+    return y
+
+
+def _like(
+    kind: int, weights: Tensor, scales: Tensor | None, bias: Tensor | None, x: Tensor, counts: Sequence[int] | None
+) -> Tensor:
+    return x.new_empty(len(x), weights.shape[0] if counts is None else weights.shape[1])
+
+
+@cache
+def _wide() -> bool:
+    """Whether this CPU has the AVX-512 parts that the vector kernels use."""
+    return bool(library().has_avx512())
+
+
+# a torch op, so that torch.compile and export see one call
+OPS = torch.library.Library("blockzoo_cpu", "DEF")
+OPS.define("rows(int kind, Tensor weights, Tensor? scales, Tensor? bias, Tensor x, SymInt[]? counts) -> Tensor")
+OPS.impl("rows", _rows, "CPU")
+torch.library.register_fake("blockzoo_cpu::rows", _like, lib=OPS)
+
+LINEAR_ROWS = Kernel("cpu_rows", linear, supports, compile_safe=True, priority=50)
+EXPERT_ROWS = Kernel("cpu_expert_rows", expert_linear, supports, compile_safe=True, priority=50)

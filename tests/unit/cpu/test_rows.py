@@ -1,0 +1,161 @@
+"""The C kernels against their ops' references: every weight, edge shapes, both instruction sets, and no compiler."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from blockzoo.blocks import QuantizerConfig
+from blockzoo.kernels import Call, Capabilities
+from blockzoo.linear import expert_linear_reference, linear_reference
+from blockzoo_blocks.quantizers.int8 import Int8Config
+from blockzoo_blocks.quantizers.mxfp4 import MXFP4Config
+from blockzoo_cpu import library, linear
+
+pytestmark = pytest.mark.skipif(library.compiler() is None, reason="no C compiler on this machine")
+QUANTIZERS = [None, MXFP4Config(), Int8Config()]
+# one pair of groups, a tail after 16 groups, an odd number of outputs, gpt-oss's width
+SHAPES = [(1, 64, 5), (3, 128, 7), (16, 576, 33), (5, 1088, 1), (2, 2880, 16)]
+BOUND = {torch.float32: 1e-6, torch.bfloat16: 1e-2}
+
+
+@pytest.fixture(params=["avx512", "portable"])
+def instructions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Run with the vector kernels, where this CPU has them, and without."""
+    if request.param == "portable":
+        monkeypatch.setattr(linear, "_wide", lambda: False)
+    elif not linear._wide():
+        pytest.skip("this CPU has no AVX-512 VNNI")
+    return request.param
+
+
+def error(found: Tensor, wanted: Tensor) -> float:
+    return float((found.double() - wanted.double()).abs().max() / wanted.double().abs().max())
+
+
+def drawn(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(len(shape) + shape[-1]))
+
+
+def stored(weight: Tensor, quantizer: QuantizerConfig | None, dtype: torch.dtype) -> dict[str, Tensor]:
+    return {"weight": weight.to(dtype)} if quantizer is None else quantizer.pack(weight)
+
+
+def exact(weight: dict[str, Tensor], quantizer: QuantizerConfig | None) -> dict[str, Tensor]:
+    """The same weight for a reference in float32."""
+    return {"weight": weight["weight"].float()} if quantizer is None else weight
+
+
+@pytest.mark.parametrize("dtype", BOUND)
+@pytest.mark.parametrize("quantizer", QUANTIZERS, ids=lambda q: type(q).__name__)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_rows_equal_the_reference(
+    shape: tuple[int, int, int], quantizer: QuantizerConfig | None, dtype: torch.dtype, instructions: str
+) -> None:
+    n, d_in, d_out = shape
+    weight = stored(drawn(d_out, d_in), quantizer, dtype)
+    x, bias = drawn(n, d_in).to(dtype), drawn(d_out).to(dtype)
+    wanted = linear_reference(exact(weight, quantizer), x.float(), bias.float(), quantizer=quantizer)
+    assert error(linear.linear(weight, x, bias, quantizer=quantizer), wanted) < BOUND[dtype]
+    assert error(linear.linear(weight, x, None, quantizer=quantizer), wanted - bias.float()) < BOUND[dtype]
+
+
+@pytest.mark.parametrize("dtype", BOUND)
+@pytest.mark.parametrize("quantizer", QUANTIZERS, ids=lambda q: type(q).__name__)
+@pytest.mark.parametrize("counts", [[1, 0, 3, 0, 2], [0, 0, 0, 0, 6], [0, 0, 0, 0, 0]], ids=str)
+def test_experts_equal_the_reference(
+    counts: list[int], quantizer: QuantizerConfig | None, dtype: torch.dtype, instructions: str
+) -> None:
+    weight = stored(drawn(5, 40, 128), quantizer, dtype)
+    x, bias = drawn(sum(counts), 128).to(dtype), drawn(5, 40).to(dtype)
+    wanted = expert_linear_reference(exact(weight, quantizer), x.float(), bias.float(), counts, quantizer=quantizer)
+    found = linear.expert_linear(weight, x, bias, counts, quantizer=quantizer)
+    assert found.shape == wanted.shape
+    if len(x):
+        assert error(found, wanted) < BOUND[dtype]
+
+
+def test_tiny_scales_are_not_flushed(instructions: str) -> None:
+    """Scale byte 0 is 2^-127, a denormal; 1 is the smallest normal number."""
+    blocks = torch.full((1, 2, 16), 0x22, dtype=torch.uint8)  # ones
+    weight = {"blocks": blocks, "scales": torch.tensor([[0, 1]], dtype=torch.uint8)}
+    x = torch.full((1, 64), 2.0**60)
+    wanted = 32 * 2.0**60 * (2.0**-127 + 2.0**-126)
+    assert linear.linear(weight, x, None, quantizer=MXFP4Config()).item() == pytest.approx(wanted, rel=1e-6)
+
+
+def test_inputs_are_read_wherever_they_lie(instructions: str) -> None:
+    weight, x = drawn(7, 64), drawn(64, 3).T
+    assert error(linear.linear({"weight": weight}, x, None, quantizer=None), x @ weight.T) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("call", "reason"),
+    [
+        (Call("linear", "prefill", torch.float32, {"quantizer": None, "shape": (4, 64)}), "serves decoding"),
+        (Call("linear", "decode", torch.float16, {"quantizer": None, "shape": (4, 64)}), "not float16"),
+        (Call("linear", "decode", torch.float32, {"quantizer": Int8Config(group_size=16), "shape": (4, 64)}), "not 16"),
+        (Call("linear", "decode", torch.float32, {"quantizer": MXFP4Config(), "shape": (4, 96)}), "not 96"),
+    ],
+)
+def test_a_refusal_says_why(call: Call, reason: str) -> None:
+    verdict = linear.supports(Capabilities("cpu"), call)
+    assert not verdict.ok
+    assert reason in verdict.reason
+
+
+@pytest.fixture
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A machine that has compiled nothing yet."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    library.library.cache_clear()
+    library.problem.cache_clear()
+    yield tmp_path
+    library.library.cache_clear()
+    library.problem.cache_clear()
+
+
+CALL = Call("linear", "decode", torch.float32, {"quantizer": None, "shape": (4, 64)})
+
+
+def test_without_a_compiler_the_reference_serves_and_the_verdict_says_so(
+    empty_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(library, "compiler", lambda: None)
+    verdict = linear.supports(Capabilities("cpu"), CALL)
+    assert not verdict.ok
+    assert "no C compiler" in verdict.reason
+
+
+def test_a_compiler_that_fails_leaves_nothing_behind(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "FLAGS", (*library.FLAGS, "--no-such-flag"))
+    verdict = linear.supports(Capabilities("cpu"), CALL)
+    assert not verdict.ok
+    assert "--no-such-flag" in verdict.reason
+    assert [path for path in empty_cache.rglob("*") if path.is_file()] == []
+
+
+def test_the_library_is_compiled_once(empty_cache: Path) -> None:
+    library.library()
+    [made] = [path for path in empty_cache.rglob("*.so") if path.is_file()]
+    before = made.stat().st_mtime_ns
+    library.library.cache_clear()
+    library.library()
+    assert made.stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+def test_no_access_out_of_bounds(tmp_path: Path) -> None:
+    """Every weight and edge shape under the address and undefined-behaviour sanitizers."""
+    program = tmp_path / "rows"
+    driver = Path(__file__).with_name("sanitize.c")
+    flags = ["-O1", "-g", "-fopenmp", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    command = [str(library.compiler()), *flags, f"-I{library.SOURCE.parent}", str(driver), "-lm", "-o", str(program)]
+    subprocess.run(command, check=True, capture_output=True)
+    done = subprocess.run([str(program)], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
