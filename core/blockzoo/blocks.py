@@ -133,6 +133,13 @@ class QuantizerConfig(BlockConfig):
         """The weight that packed tensors stand for, in ``dtype``."""
         raise NotImplementedError
 
+    def draw(self, shape: tuple[int, ...], std: float, generator: torch.Generator) -> dict[str, Tensor]:
+        """The packed tensors of random weights of about this standard deviation, for checkpoints at full size.
+
+        A format whose bytes can be drawn themselves saves the packing of billions of weights.
+        """
+        return self.pack(torch.empty(shape).normal_(0.0, std, generator=generator))
+
     def error_bound(self, weight: Tensor) -> Tensor | None:
         """How far the format may be off from each of these weights, or None where no such bound is promised."""
         return None

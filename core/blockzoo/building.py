@@ -111,9 +111,11 @@ def _check_promises(model: Decoder, cost: Cost, stored: set[str]) -> None:
         said = {name: parameter.shape for name, parameter in promised.items()}
         for name in sorted(have.keys() | said.keys()):
             if have.get(name) != said.get(name):
+                loose = name in have and name in said and said[name][1:] == have[name]
                 raise PluginError(
                     f"{_owner(model.config, name)}: the module and cost() disagree on the {what} '{name}':"
                     f" {_shape(have.get(name))} in the module, {_shape(said.get(name))} in cost()"
+                    + (": what isn't made by linear() can't be stacked as experts" if loose else "")
                 )
 
 

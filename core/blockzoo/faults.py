@@ -50,9 +50,9 @@ def _innermost(block: BlockConfig, error: BaseException) -> BlockConfig:
 
 
 def explained(error: Exception, registry: Registry) -> Exception:
-    """The same error, or, where it was raised in a third-party plugin's module, a PluginError that says in which.
+    """The same error, or, where a third-party plugin raised it in a model's ``forward``, a PluginError that says which.
 
-    For what a ``forward`` raises: it is read off the traceback afterwards, so passes that work pay nothing.
+    It is read off the traceback afterwards, so passes that work pay nothing.
     """
     if isinstance(error, (BlockzooError, RunError)):
         return error
@@ -60,22 +60,20 @@ def explained(error: Exception, registry: Registry) -> Exception:
         _package(thing): plugin for (_, _, plugin), thing in registry.things.items() if plugin not in registry.builtin
     }
     names: dict[nn.Module, str] = {}
-    place, layer, guilty, module = "", None, "", ""
+    place, ffn, guilty = "", None, ""
     for frame, _ in walk_tb(error.__traceback__):
         running = frame.f_locals.get("self")
         if isinstance(running, nn.Module):
             names = names or {inner: name for name, inner in running.named_modules()}
-            place, layer = names.get(running, place).replace("_orig_mod.", ""), running
+            place, ffn = names.get(running, place).replace("_orig_mod.", ""), getattr(running, "ffn", None)
         package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
-        if package in plugins:
-            guilty, module = plugins[package], package
-    at = f" at {place}" if place else ""
-    if guilty:
-        return PluginError(f"plugin {guilty}{at} raised {one_line(error, module)}")
-    ffn = type(getattr(layer, "ffn", None))  # a residual that takes apart what its ffn returns
-    package = ffn.__module__.partition(".")[0]
+        guilty = package if names and package in plugins else guilty
+    package = type(ffn).__module__.partition(".")[0]
     if isinstance(error, ValueError) and "to unpack" in str(error) and package in plugins:
-        return PluginError(no_reports(f"plugin {plugins[package]}, {ffn.__name__} at {place}.ffn"))
+        # a residual failed to take apart what its ffn returned
+        return PluginError(no_reports(f"plugin {plugins[package]}, {type(ffn).__name__} at {place}.ffn"))
+    if guilty:
+        return PluginError(f"plugin {plugins[guilty]} at {place or 'the model'} raised {one_line(error, guilty)}")
     return error
 
 

@@ -14,6 +14,8 @@ from torch import Tensor
 from blockzoo.blocks import Parameter, Role
 from blockzoo.config.schema import ModelConfig
 
+CONSTANT = frozenset({Role.GAIN, Role.BIAS, Role.SINK})
+"""Roles that start at one value and draw nothing."""
 LAYER_MATRICES = frozenset({Role.HIDDEN, Role.RESIDUAL_OUTPUT, Role.ROUTER})
 """Roles of the matrices inside layers: those whose fan-in grows with the width."""
 

@@ -52,6 +52,7 @@ class Decoder(nn.Module):
         self.head = Head(config.head, config)
         self.trainable = trainable
         self.key_prefix: str | None = None  # that of the checkpoint it was loaded from: saving writes the same keys
+        self.kept: Mapping[str, Mapping[str, Any]] = {}  # by file, what that checkpoint says beside the model
         self.bindings: list[Binding] = []
         self._kernels: Mapping[str, list[Kernel]] = {}
         self._chosen: Mapping[str, str] = {}

@@ -108,7 +108,7 @@ class Host:
                 row = _warned(_load(row, loaded.hooks, loaded.registry), loaded.registry)
             if row.state != "loaded":
                 loaded.registry.missing.setdefault(row.name, f"{row.state}: {row.error}")
-                raise PluginError(f"{path}: {row.state}: {row.error}")
+                raise PluginError(f"{path}: {row.state}: {row.error}{_of_a_package(path)}")
             self._loaded = replace(loaded, selection=selection, plugins=(*others, row))
             selection.export()
             return row
@@ -133,11 +133,18 @@ class Host:
         return self._loaded
 
 
+def _of_a_package(path: Path) -> str:
+    """What to do about a file that is no plugin by itself."""
+    if not (path.parent / "__init__.py").exists():
+        return ""
+    return f"; it is part of the package {path.parent.name}: install that (pip install -e) and say its plugin's name"
+
+
 _host = Host()
 
 
 def host() -> Host:
-    """The process-wide host, loaded."""
+    """The process-wide host, loaded; ``host().registry`` has what the plugins register."""
     return _host.load()
 
 

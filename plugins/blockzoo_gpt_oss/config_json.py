@@ -27,6 +27,8 @@ YARN = {  # what the published class takes where a file says nothing about rope
     "original_max_position_embeddings": 4096,
 }
 NOT_PACKED = ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"]
+HARMLESS = frozenset({"initial_context_length", "experts_per_token", "quantization_config.modules_to_not_convert"})
+"""What others say: the scaling of rope, a twin that the published class doesn't heed, and the names of the weights."""
 STOPS, PAD = [200002, 199999, 200012], 199999
 
 

@@ -84,6 +84,7 @@ GPT_OSS = Family(
             read_config=config_json.read_config,
             write_config=config_json.write_config,
             unsaid=frozenset({"balance_loss"}),
+            harmless=config_json.HARMLESS,
             samples=samples.HF,
         ),
         "original": Layout(
@@ -94,6 +95,7 @@ GPT_OSS = Family(
             unsaid=frozenset({"balance_loss"}),
             typed=False,
             samples=samples.ORIGINAL,
+            folder="original",
         ),
     },
     tokenizer="o200k_harmony",

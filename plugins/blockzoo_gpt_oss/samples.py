@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from blockzoo.checkpoints.family import Sample
+from blockzoo_gpt_oss.config_json import YARN
 
 SIZES: dict[str, Any] = {
     "vocab_size": 101,
@@ -26,7 +27,7 @@ MODEL: dict[str, Any] = {"model_type": "gpt_oss", **SIZES, "num_local_experts": 
 HF = (
     Sample(MODEL, logits=(0.182443, 0.34475, -0.239678, -0.706628, 0.3306, -0.076869)),
     Sample(
-        {**MODEL, "quantization_config": {"quant_method": "mxfp4"}},
+        {**MODEL, "rope_parameters": YARN, "quantization_config": {"quant_method": "mxfp4"}},
         logits=(0.260411, 0.300521, -0.25746, -0.690895, 0.224449, -0.090344),
     ),
 )

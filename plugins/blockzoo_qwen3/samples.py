@@ -34,6 +34,10 @@ HF = (
         logits=(0.353323, 0.395772, 0.253352, 0.240794, -0.538647, -0.295777),
     ),
     Sample(
+        {"model_type": "qwen3", **SIZES, "use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1},
+        logits=(-0.296346, 0.097, -0.392766, -0.004869, 0.200624, 0.069704),
+    ),
+    Sample(
         {"model_type": "qwen3_moe", **SIZES, **EXPERTS, "tie_word_embeddings": False},
         logits=(-0.407068, 0.17177, -0.449512, 0.058975, 0.179898, -0.072404),
     ),

@@ -28,7 +28,7 @@ def supports(capabilities: Capabilities, call: Call) -> Verdict:
         return no("flex_attention on the CPU needs AVX2")
     if call.dtype == torch.float64:
         return no("flex_attention has no float64")
-    if call.static.get("dropout"):
+    if call.phase == "train" and call.static.get("dropout"):
         return no("flex_attention has no dropout")
     if call.phase == "decode":
         return no("a mask of one query costs more than it saves")

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from blockzoo.blocks import BlockConfig
 from blockzoo.checkpoints.family import Family
-from blockzoo.checkpoints.keymap import KeyMap, Rule
+from blockzoo.checkpoints.keymap import KeyMap, Rule, same
 from blockzoo.kernels import Example
 from blockzoo.registry import Component, Registrar, Registry
 from blockzoo.testing import Check, CheckFailed, checks_of, ops, packages
@@ -87,6 +87,16 @@ def test_a_faulty_block_is_caught_by_name(fault: Any) -> None:
         check_of(fault.kind, "control", control_of(fault), fault.caught_by).run()
     message = caught(check_of(fault.kind, "faulty", fault, fault.caught_by))
     assert re.match(r"(sample \d of \d: )?faulty\(", message)
+
+
+def test_a_quantizer_of_wide_groups_passes_every_check() -> None:
+    for check in checks_of(*registered("quantizer", "wide", quantizers.WideGroups)):
+        check.run()
+
+
+def test_rows_that_move_are_not_called_zeros_that_change() -> None:
+    message = caught(check_of("quantizer", "moved", quantizers.RowsMoveByOne, "extremes"))
+    assert "row 2 does: rows change places" in message
 
 
 @pytest.mark.parametrize("name", kernels.FAULTS)
@@ -157,17 +167,45 @@ def takes_any_key(values: Mapping[str, Any]) -> dict[str, Any]:
     return GPT2.layouts["hf"].read_config({key: value for key, value in values.items() if key != "no_such_key"})
 
 
+def drops_the_activation(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Reads a key as it stands, and makes nothing of it."""
+    return GPT2.layouts["hf"].read_config({k: v for k, v in values.items() if k != "activation_function"})
+
+
+def no_dropout(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same number whatever the file says, which the sample leaves out."""
+    return GPT2.layouts["hf"].read_config({**values, "attn_pdrop": 0.1})
+
+
 def no_norm_weights() -> KeyMap:
     """Takes the final norm's bias for something without weight, when loading."""
     keys = GPT2.layouts["hf"].keys
     return replace(keys, weightless=(*keys.weightless, "no.such.weight"))
 
 
+def final_norm(*bias: Rule) -> KeyMap:
+    """The final norm's bias by other rules than its own."""
+    keys = GPT2.layouts["hf"].keys
+    return replace(keys, rules=(*(rule for rule in keys.rules if not rule.stored.endswith("ln_f.bias")), *bias))
+
+
 @pytest.mark.parametrize(
     ("check", "changes", "words"),
     [
+        (
+            "comes_back",
+            {"keys": final_norm(same("b", "head.norm.bias"), same("c", "head.norm.bias"))},
+            "rules 'b' and 'c' both fill 'head.norm.bias': give each its own canonical name",
+        ),
+        (
+            "comes_back",
+            {"keys": final_norm(same("{prefix}ln_f.weight", "head.norm.bias"))},
+            "rules for 'head.norm.weight' and 'head.norm.bias' both read 'transformer.ln_f.weight'",
+        ),
         ("recorded_logits", {"keys": swapped_keys()}, "logits differ"),
         ("unknown_keys", {"read_config": takes_any_key}, "in silence"),
+        ("every_value_counts", {"read_config": drops_the_activation}, "'activation_function' may have any value"),
+        ("every_value_counts", {"read_config": no_dropout}, "'attn_pdrop' may have any value"),
         ("every_key_once", {"keys": no_norm_weights()}, "too many in silence"),
         ("recognized", {"recognizes": lambda values: True}, "look for your model_type"),
     ],

@@ -16,7 +16,7 @@ import pytest
 from tests.docs.test_public_api import PUBLIC
 
 PAGES = Path(__file__).resolve().parents[2] / "docs" / "plugin-authors"
-KINDS = ("norm", "residual", "mixer", "position", "ffn", "quantizer", "kernel", "family")
+KINDS = ("norm", "residual", "mixer", "recurrence", "position", "ffn", "quantizer", "kernel", "family")
 FENCE = re.compile(r"^```\w+ file=(\S+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 RUN = """
 import json, sys

@@ -31,6 +31,7 @@ PUBLIC: dict[str, str] = {
     "blockzoo.linear": "ExpertLinear LINEAR EXPERT_LINEAR matrix",
     "blockzoo.registry": "Registrar",
     "blockzoo.hookspecs": "hookimpl blockzoo_register blockzoo_configs blockzoo_tracker",
+    "blockzoo.plugins": "host load_file",
     "blockzoo.training.trackers": "TrackedRun Tracker",
     "blockzoo.errors": "BlockzooError ConfigError CheckpointError InputError PluginError KernelError RunError nearest",
     "blockzoo.config.schema": "EmbeddingConfig HeadConfig InitConfig LayerConfig ModelConfig",

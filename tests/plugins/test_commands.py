@@ -165,7 +165,8 @@ def test_a_block_that_raises_is_a_row(fresh: Path, capfd: pytest.CaptureFixture[
     assert result.builds
     assert not result.learns
     assert not result.decodes
-    assert "train: ArithmeticError: no length" in str(result.error)
+    assert "train: plugin my_block at layers.0.mixer_norm raised ArithmeticError: no length" in str(result.error)
+    assert "my_block.py:" in str(result.error)
 
 
 def test_an_option_that_does_not_fit_is_a_row(fresh: Path) -> None:

@@ -54,6 +54,14 @@ def test_an_edit_that_breaks_it_says_where(fresh: Path) -> None:
     assert host().registry.block("norm", "rms_norm")
 
 
+def test_a_file_of_a_package_is_told_to_name_the_plugin(fresh: Path) -> None:
+    (fresh / "blockzoo_mine").mkdir()
+    (fresh / "blockzoo_mine" / "__init__.py").write_text("")
+    (fresh / "blockzoo_mine" / "quantizer.py").write_text("")
+    with pytest.raises(PluginError, match="is part of the package blockzoo_mine: install that"):
+        load_file(fresh / "blockzoo_mine" / "quantizer.py")
+
+
 def test_names_of_files_follow_the_rules_of_plugins(fresh: Path) -> None:
     for name, words in (
         ("gpt2.py", "the name of a plugin that blockzoo ships"),

@@ -84,6 +84,31 @@ def test_list(cli: Cli) -> None:
     assert cli("list", "nrm")[0] == 2
 
 
+def test_list_has_the_options_of_a_block(cli: Cli) -> None:
+    rows = {row["option"]: row for row in document(cli("list", "gqa", "--json"))["mixer"]}
+    assert rows["n_heads"]["default"] == "required"
+    assert rows["window"]["takes"] == "whole number > 0, or null"
+    assert rows["qk_norm"]["takes"] == "a norm block"
+    assert rows["bias"]["takes"] == "true or false, or a list of q | k | v | o"
+    assert "router.weights" in cli("list", "blocks:moe")[1]
+    assert "scaling.yarn.beta_fast" in cli("list", "rope")[1]
+    assert "It has no options." in cli("list", "mxfp4")[1]
+    assert "did you mean 'gqa'" in cli("list", "gqaa")[2]
+
+
+def test_show_lists_the_weights(cli: Cli, tiny: str) -> None:
+    rows = {row["name"]: row for row in document(cli("show", tiny, "--keys", "--json", "--set", "quantizer=mxfp4"))}
+    assert rows["embedding.tokens.weight"] == {
+        "name": "embedding.tokens.weight",
+        "shape": [256, 32],
+        "dtype": "float",
+        "role": "embedding",
+    }
+    assert rows["layers.3.ffn.up.weight.scales"]["dtype"] == "uint8"
+    assert rows["layers.3.ffn.up.weight.scales"]["role"] == "hidden"
+    assert "head.norm.weight" in cli("show", tiny, "--keys")[1]
+
+
 def test_show_is_yaml_that_loads_back(cli: Cli, tiny: str, tmp_path: Path) -> None:
     _, out, _ = cli("show", tiny)
     (tmp_path / "again.yaml").write_text(out)

@@ -21,7 +21,7 @@ LAYERS = (  # from the bottom up; a module may import its own layer and those be
     {"plugins", "importing", "hooks", "hookspecs", "discovery", "selection", "deny", "shipped"},
     {"config"},
     {"faults"},
-    {"accounting", "differences", "words", "drawing"},
+    {"accounting", "differences", "words", "drawing", "memory_plan"},
     {"ends", "model", "initialization", "quantization", "building"},
     {"generation", "tokenizers", "checkpoints", "chat"},
     {"training"},

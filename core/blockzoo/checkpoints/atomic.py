@@ -66,6 +66,17 @@ def new_folder(path: Path, replaceable: Callable[[str], bool] = lambda name: Fal
         _sync_folder(path.parent)
 
 
+def check_room(path: Path, nbytes: int) -> None:
+    """Raise CheckpointError where ``nbytes`` do not fit on the disk that ``path`` will be on: before hours of writing.
+
+    A file that is replaced still stands while the new one is written, so it makes no room.
+    """
+    there = next(parent for parent in path.absolute().parents if parent.exists())
+    free = shutil.disk_usage(there).free
+    if nbytes > free:
+        raise CheckpointError(f"{path}: takes {nbytes:,} bytes, and its disk has {free:,} free; nothing was written")
+
+
 def _check_replaceable(path: Path, replaceable: Callable[[str], bool]) -> None:
     if path.is_symlink() or (path.exists() and not path.is_dir()):
         raise CheckpointError(f"{path}: is there already and is no folder; choose another place")

@@ -29,6 +29,7 @@ torchscript transformers_version typical_p unk_token_id unsloth_fixed unsloth_ve
 """
 HARMLESS = frozenset(_HARMLESS.split())
 """Keys that say how to generate, train, label or print, not what the model computes."""
+TOKEN_IDS = frozenset(key for key in HARMLESS if key.endswith("_token_id"))
 MOVED = {
     "rope_theta": "newer files keep it in 'rope_parameters': blockzoo_blocks.positions.rope_json.read_rope reads either"
 }

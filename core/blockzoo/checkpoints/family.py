@@ -41,8 +41,10 @@ class Layout:
     ``recognizes(config_json)``; ``read_config(config_json)`` gives a mapping as YAML would say it, for
     ``load_config``; ``write_config(config)`` gives a config.json and raises CheckpointError for a block it has
     no words for (what it says must read back as the same model, so it need not check values). ``unsaid``: fields
-    of blocks that concern training only; ``typed``: its config.json names the dtype of the weights. ``samples``: tiny
-    models that it can say, for the conformance suite.
+    of blocks that concern training only; ``harmless``: keys of its config.json that change nothing, ``outer.inner``
+    where nested, beside those that are harmless in any; ``typed``: its config.json names the dtype of the weights and
+    the ids of special tokens. ``samples``: tiny models that it can say, for the conformance suite. ``folder``: where in
+    a published repository it lies.
     """
 
     keys: KeyMap
@@ -52,6 +54,8 @@ class Layout:
     unsaid: frozenset[str] = frozenset()
     typed: bool = True
     samples: tuple[Sample, ...] = ()
+    folder: str = ""
+    harmless: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ is ever unpickled or run.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,6 +20,8 @@ from blockzoo.errors import CheckpointError
 CONFIG_BYTES = 4 * 2**20
 INDEX_BYTES = 64 * 2**20
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+ONE_OF_SEVERAL = re.compile(r"-\d+-of-(?!0*1\.)\d+\.safetensors$")
+INDEX = ".safetensors.index.json"
 REMOTE_CODE_KEYS = ("auto_map", "custom_pipelines", "trust_remote_code")
 
 
@@ -32,7 +35,7 @@ def path_in(folder: Path, name: str) -> Path:
         kind = path.stat().st_mode
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of symlinks
         raise CheckpointError(f"{folder / name}: can't be opened ({_reason(error)})") from error
-    if path.parent != root and path.parent != _blobs(root):
+    if path.parent != root and not _is_blob(path, root):
         raise CheckpointError(f"{folder / name}: is a link out of the folder; copy the file in if you trust it")
     if not stat.S_ISREG(kind):
         raise CheckpointError(f"{folder / name}: is no regular file")
@@ -88,29 +91,45 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     ``model.safetensors``, or the shards that the one ``*.safetensors.index.json`` names, or the one other
     ``*.safetensors``.
     """
-    names = sorted(entry.name for entry in folder.iterdir())
-    indices = [name for name in names if name.endswith(".safetensors.index.json")]
+    name = weights_file(folder, sorted(entry.name for entry in folder.iterdir()))
+    return _indexed(folder, name) if name.endswith(INDEX) else read_header(path_in(folder, name))
+
+
+def weights_file(where: object, names: list[str]) -> str:
+    """Which of a folder's files has the weights, or is the index of those that have them."""
+    indices = [name for name in names if name.endswith(INDEX)]
     if "model.safetensors" in names and indices:
-        raise CheckpointError(f"{folder}: has both model.safetensors and {indices[0]}; remove the one that is stale")
+        raise CheckpointError(f"{where}: has both model.safetensors and {indices[0]}; remove the one that is stale")
     if len(indices) > 1:
-        raise CheckpointError(f"{folder}: has several indices ({', '.join(indices)}); leave one")
+        raise CheckpointError(f"{where}: has several indices ({', '.join(indices)}); leave one")
     if indices:
-        return _indexed(folder, indices[0])
+        return indices[0]
     files = [name for name in names if name.endswith(".safetensors")]
-    if "model.safetensors" in files or len(files) == 1:
-        name = "model.safetensors" if "model.safetensors" in files else files[0]
-        return read_header(path_in(folder, name))
-    raise CheckpointError(f"{folder}: {_why_none(names, files)}")
+    if "model.safetensors" in files:
+        return "model.safetensors"
+    if len(files) == 1 and not ONE_OF_SEVERAL.search(files[0]):
+        return files[0]
+    raise CheckpointError(f"{where}: {_why_none(names, files)}")
+
+
+def shards_of(folder: Path, index: str) -> dict[str, str]:
+    """Which file each tensor is in, by an index."""
+    shard_of = read_json(folder, index, INDEX_BYTES).get("weight_map")
+    if not isinstance(shard_of, dict) or not all(isinstance(shard, str) for shard in shard_of.values()):
+        raise CheckpointError(f"{folder / index}: 'weight_map' must map tensor names to file names")
+    return shard_of
 
 
 def _indexed(folder: Path, index: str) -> dict[str, StoredTensor]:
     """The tensors of all shards, which must be exactly those that the index promises."""
     where = folder / index
-    shard_of = read_json(folder, index, INDEX_BYTES).get("weight_map")
-    if not isinstance(shard_of, dict) or not all(isinstance(shard, str) for shard in shard_of.values()):
-        raise CheckpointError(f"{where}: 'weight_map' must map tensor names to file names")
+    shard_of = shards_of(folder, index)
     found: dict[str, StoredTensor] = {}
     shards = sorted(set(shard_of.values()))
+    absent = [shard for shard in shards if _is_plain(shard) and not os.path.lexists(folder / shard)]
+    if absent:
+        head = f"{where}: {len(absent)} of its {len(shards)} files are not there; was the download cut off?"
+        raise CheckpointError("\n".join([head, *shortened(absent)]))
     problems: list[str] = []
     for shard in shards:
         header = read_header(path_in(folder, shard))
@@ -130,6 +149,8 @@ def shortened(lines: list[str], limit: int = 20) -> list[str]:
 
 
 def _why_none(names: list[str], files: list[str]) -> str:
+    if len(files) == 1:
+        return f"has {files[0]} alone, one of several, and no index; was the download cut off?"
     if files:
         return f"has {len(files)} safetensors files and no index that says which belong together"
     pickles = [name for name in names if name.endswith(PICKLES)]
@@ -140,11 +161,28 @@ def _why_none(names: list[str], files: list[str]) -> str:
     return "holds no safetensors file" + ("; did you mean the folder 'original' in it?" if "original" in names else "")
 
 
-def _blobs(root: Path) -> Path | None:
-    """``<repository>/blobs`` if the folder is ``<repository>/snapshots/<revision>`` of a hub cache."""
-    repository = root.parent.parent
-    is_snapshot = root.parent.name == "snapshots" and repository.name.startswith("models--")
-    return repository / "blobs" if is_snapshot else None
+def name_of(folder: Path) -> str:
+    """What to call the model of a folder: a snapshot goes by its repository, not by its commit."""
+    repository = _repository(folder.resolve())
+    return folder.resolve().name if repository is None else repository.name.rpartition("--")[2]
+
+
+def _is_blob(path: Path, root: Path) -> bool:
+    """Whether a file is one of the hub cache that the folder is in: of ``<repository>/blobs``, or of the ``blobs`` that
+    repositories share.
+    """
+    repository = _repository(root)
+    if repository is None:
+        return False
+    return path.parent == repository / "blobs" or path.parent.parent == repository.parent / "blobs"
+
+
+def _repository(root: Path) -> Path | None:
+    """``models--owner--name`` if the folder is its ``snapshots/<commit>`` or in that."""
+    for folder in root.parents:
+        if folder.name == "snapshots" and folder.parent.name.startswith("models--"):
+            return folder.parent
+    return None
 
 
 def _reason(error: Exception) -> str:

@@ -132,22 +132,39 @@ class KeyMap:
     def entries(self, wanted: Mapping[str, Want], prefix: str | None = None) -> list[Entry]:
         """Every stored tensor of a model that has these canonical tensors.
 
-        Raises CheckpointError if a tensor has no place in this layout, or only some of those that share one exist.
+        Raises CheckpointError if a tensor has no place in this layout or two, if two have one place, or if only some of
+        those that share one exist.
         """
         prefix = self.prefixes[0] if prefix is None else prefix
         layers = 1 + max((int(name.split(".")[1]) for name in wanted if name.startswith("layers.")), default=-1)
         entries = [
             e for rule in self.rules for layer in _range(rule, layers) for e in _apply(rule, wanted, layer, prefix)
         ]
-        placed = [(target.name, target.row) for entry in entries for target in entry.targets]
-        assert len(placed) == len(set(placed)), "two rules for one tensor"
-        homeless = sorted(set(wanted) - {name for name, _ in placed})
+        _check_apart(entries)
+        homeless = sorted(set(wanted) - {target.name for entry in entries for target in entry.targets})
         if homeless:
             raise CheckpointError("\n".join(["this layout has no place for these tensors:", *shortened(homeless)]))
         return entries
 
     def is_weightless(self, name: str, prefix: str) -> bool:
         return any(_matches(template, name, prefix) for template in self.weightless)
+
+
+def _check_apart(entries: Sequence[Entry]) -> None:
+    """One rule for each canonical tensor, and one for each stored one. Raises CheckpointError."""
+    filled: dict[Target, Rule] = {}
+    stored: dict[str, Rule] = {}
+    for entry in entries:
+        rule = entry.rule
+        for target in entry.targets:
+            if target in filled:
+                both = f"rules '{filled[target].stored}' and '{rule.stored}' both fill '{target.name}'"
+                raise CheckpointError(f"{both}: give each its own canonical name")
+            filled[target] = rule
+        if entry.stored in stored:
+            both = f"rules for '{', '.join(stored[entry.stored].canonical)}' and '{', '.join(rule.canonical)}'"
+            raise CheckpointError(f"{both} both read '{entry.stored}': one rule names all that a stored tensor holds")
+        stored[entry.stored] = rule
 
 
 def identity(wanted: Mapping[str, Want]) -> list[Entry]:
@@ -193,7 +210,6 @@ def check(
     Raises CheckpointError with everything that is wrong, at once.
     """
     expected = {entry.stored: entry for entry in entries}
-    assert len(expected) == len(entries), "two rules write one key"
     problems = [f"missing: '{name}' {tuple(entry.shape)}" for name, entry in expected.items() if name not in stored]
     problems += [f"not known in this layout: '{name}'" for name in sorted(set(stored) - set(expected) - set(allowed))]
     for name, entry in expected.items():

@@ -17,8 +17,9 @@ from torch import Tensor
 from blockzoo.accounting import parameters_of
 from blockzoo.building import empty
 from blockzoo.checkpoints import hub
+from blockzoo.checkpoints.config_json import TOKEN_IDS
 from blockzoo.checkpoints.family import Family
-from blockzoo.checkpoints.folder import path_in, read_config_json, shortened, stored_tensors
+from blockzoo.checkpoints.folder import name_of, path_in, read_config_json, read_json, shortened, stored_tensors
 from blockzoo.checkpoints.keymap import Entry, Target, check, check_size, identity
 from blockzoo.checkpoints.places import Places
 from blockzoo.checkpoints.safetensors_io import StoredTensor
@@ -30,6 +31,7 @@ from blockzoo.model import Decoder
 from blockzoo.registry import Registry
 
 NATIVE_CONFIG = "blockzoo.yaml"
+GENERATION = "generation_config.json"
 VALUES_AT_ONCE = 4 * 2**20
 
 
@@ -59,7 +61,7 @@ def recognize(folder: Path, *, registry: Registry, overrides: Mapping[str, objec
     values = read_config_json(folder)
     family, name = _claimed(folder, values, registry)
     try:
-        mapping = {"name": folder.resolve().name or "model", **family.layouts[name].read_config(values)}
+        mapping = {"name": name_of(folder) or "model", **family.layouts[name].read_config(values)}
     except CheckpointError as error:
         raise CheckpointError("\n".join(f"{folder}: {line}" for line in str(error).splitlines())) from error
     try:
@@ -106,7 +108,10 @@ def from_pretrained(
     what is stored as floats. Raises CheckpointError with everything that doesn't fit, before anything is
     allocated.
     """
-    folder = hub.local_folder(ref)
+    place = hub.pinned(ref)
+    if isinstance(place, hub.Reference):  # before gigabytes are fetched
+        recognize(hub.local_folder(place, hub.CONFIG), registry=registry)
+    folder = hub.local_folder(place)
     source = recognize(folder, registry=registry)
     config = source.config if not overrides else recognize(folder, registry=registry, overrides=overrides).config
     _check_shapes(source.config, config)
@@ -119,9 +124,17 @@ def from_pretrained(
         for entry in entries:
             _fill(entry, stored[entry.stored], places)
     places.finish()
-    model.key_prefix = prefix
+    model.key_prefix, model.kept = prefix, _kept(folder)
     model.bind()
     return model
+
+
+def _kept(folder: Path) -> dict[str, dict[str, Any]]:
+    """By file, what saving again must not lose though the model doesn't compute with it."""
+    there = {name: read_json(folder, name) for name in ("config.json", GENERATION) if (folder / name).exists()}
+    if "config.json" in there:
+        there["config.json"] = {key: value for key, value in there["config.json"].items() if key in TOKEN_IDS}
+    return there
 
 
 def _check_shapes(stored: ModelConfig, overridden: ModelConfig) -> None:

@@ -14,13 +14,15 @@ from blockzoo.errors import CheckpointError
 from blockzoo.model import Decoder
 from blockzoo.quantization import packed_names
 
+WEIGHTS_AT_ONCE = 4 * 2**20
+
 
 class Places:
     """The live storage of an unbound model, by canonical name.
 
-    A weight that is stored as floats and held packed, or stored packed and held as a trainable master, is
-    gathered apart and converted when it is whole: one such weight at a time beside the model, where a file keeps
-    its parts together.
+    Floats that are held packed are packed as they come, since rows are packed independently. A weight that is stored
+    packed and held as a trainable master is gathered apart and unpacked when it is whole: one such weight at a time
+    beside the model, where a file keeps its parts together.
     """
 
     def __init__(self, model: Decoder, stored: Mapping[str, Want], keep_dtypes: bool) -> None:
@@ -35,6 +37,9 @@ class Places:
     def put(self, target: Target, values: Tensor, row: int = 0) -> None:
         """Copy values into a canonical tensor (or its row), from ``row`` of that on."""
         name = target.name
+        if name in self._quantizers and name not in self._live:
+            self._pack(target, values, row)
+            return
         if name in self._live:
             if self._keep_dtypes and self._live[name].dtype != values.dtype:
                 self._retype(name, values.dtype)
@@ -81,13 +86,15 @@ class Places:
     def _count(self, name: str, values: int) -> None:
         weight, quantizer = self._weight_of(name)
         self._missing[weight] -= values
-        if self._missing[weight]:
-            return
-        parts = self._gathered.pop(weight)
-        if weight in parts:
-            for part, tensor in quantizer.pack(parts[weight]).items():
-                self._live[f"{weight}.{part}"].copy_(tensor)
-        else:
+        if not self._missing[weight]:
+            packed = {n.rpartition(".")[2]: tensor for n, tensor in self._gathered.pop(weight).items()}
             master = self._live[weight]
-            packed = {n.rpartition(".")[2]: tensor for n, tensor in parts.items()}
             master.copy_(quantizer.unpack(packed, master.dtype))
+
+    def _pack(self, target: Target, values: Tensor, row: int) -> None:
+        """Pack rows of a weight into their places, a few million at a time: packing takes several times their bytes."""
+        quantizer = self._quantizers[target.name]
+        for rows in values.split(max(1, WEIGHTS_AT_ONCE * len(values) // values.numel())):
+            for part, tensor in quantizer.pack(rows.contiguous()).items():
+                target.of(self._live[f"{target.name}.{part}"])[row : row + len(rows)].copy_(tensor)
+            row += len(rows)

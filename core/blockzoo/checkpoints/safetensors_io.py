@@ -194,6 +194,7 @@ def write_safetensors(path: Path, planned: Sequence[Planned]) -> None:
             tensor = p.produce().detach()
             assert (tensor.dtype, tuple(tensor.shape)) == (p.dtype, p.shape), (p.name, tensor.dtype, tensor.shape)
             file.write(_bytes_of(tensor.cpu().contiguous()))
+            del tensor  # else it lives while the next is made
 
 
 def write_shards(folder: Path, planned: Sequence[Planned], shard_bytes: int) -> None:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from blockzoo.checkpoints.atomic import new_folder, write_file
+from blockzoo.checkpoints.atomic import check_room, new_folder, write_file
 from blockzoo.checkpoints.family import Family, Layout, differences
 from blockzoo.checkpoints.folder import shortened
-from blockzoo.checkpoints.keymap import Entry, identity
-from blockzoo.checkpoints.load import NATIVE_CONFIG
+from blockzoo.checkpoints.keymap import Entry, Target, identity
+from blockzoo.checkpoints.load import GENERATION, NATIVE_CONFIG
 from blockzoo.checkpoints.safetensors_io import Planned, write_shards
 from blockzoo.checkpoints.tensors import Tensors, wanted
 from blockzoo.config import dump_yaml, load_config
@@ -28,7 +29,7 @@ from blockzoo.registry import Registry
 SHARD_BYTES = 5 * 10**9
 OURS = re.compile(
     r"config\.json|blockzoo\.yaml|model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json"
-    r"|generation_config\.json|tokenizer\.json|tokenizer_config\.json|vocab\.json|merges\.txt"
+    r"|blockzoo-download\.json|generation_config\.json|tokenizer\.json|tokenizer_config\.json|vocab\.json|merges\.txt"
 )
 """Files of a checkpoint: a folder of nothing else may be replaced by saving again."""
 
@@ -42,22 +43,59 @@ def save_pretrained(
     CheckpointError if the layout can't say what the model is, and for a folder that holds other files; nothing
     is written then.
     """
-    config = model.config
     if model.device.type == "meta":
         raise CheckpointError("a model on the meta device has no weights to save")
-    if layout == "native":
-        entries, text = identity(wanted(config)), {NATIVE_CONFIG: dump_yaml(config, registry)}
-    else:
-        chosen = _layout(config, layout, registry)
-        values = _config_json(config, chosen, registry)
-        if chosen.typed:
-            values["dtype"] = str(model.dtype).removeprefix("torch.")
-        entries = chosen.keys.entries(
-            wanted(config), model.key_prefix if model.key_prefix in chosen.keys.prefixes else None
-        )
-        text = {"config.json": json.dumps(values, indent=2) + "\n"}
+    entries, text = contents(model.config, layout, model.dtype, model.key_prefix, model.kept, registry=registry)
     tensors = Tensors(model)
-    planned = [_plan(entry, tensors) for entry in entries]
+
+    def made(target: Target) -> Tensor:
+        return target.of(tensors[target.name])
+
+    planned = [plan(entry, tensors[entry.targets[0].name].dtype, made) for entry in entries]
+    write_checkpoint(folder, text, planned, shard_bytes)
+
+
+def contents(
+    config: ModelConfig,
+    layout: str,
+    dtype: torch.dtype,
+    prefix: str | None = None,
+    kept: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    *,
+    registry: Registry,
+) -> tuple[list[Entry], dict[str, str]]:
+    """What a folder of this model in this layout holds: its tensors, and its text files by name.
+
+    ``dtype``: what config.json calls the floats. ``prefix``: of the keys, where the layout knows it. ``kept``: by
+    file, what a checkpoint that it was loaded from says beside the model. Raises CheckpointError if the layout can't
+    say what the model is.
+    """
+    beside = {GENERATION: _text(kept[GENERATION])} if GENERATION in kept else {}
+    if layout == "native":
+        return identity(wanted(config)), {NATIVE_CONFIG: dump_yaml(config, registry), **beside}
+    chosen = _layout(config, layout, registry)
+    values = _config_json(config, chosen, registry)
+    if chosen.typed:
+        values |= {"dtype": str(dtype).removeprefix("torch."), **kept.get("config.json", {})}
+    entries = chosen.keys.entries(wanted(config), prefix if prefix in chosen.keys.prefixes else None)
+    return entries, {"config.json": _text(values), **beside}
+
+
+def _text(values: Mapping[str, Any]) -> str:
+    return json.dumps(values, indent=2) + "\n"
+
+
+def plan(entry: Entry, dtype: torch.dtype, made: Callable[[Target], Tensor]) -> Planned:
+    """One stored tensor, put together from canonical ones when its turn comes. ``dtype``: of a float one."""
+    dtype = dtype if entry.dtype is None else entry.dtype
+    return Planned(entry.stored, dtype, entry.shape, partial(_produce, entry, dtype, made))
+
+
+def write_checkpoint(folder: str | Path, text: dict[str, str], planned: Sequence[Planned], shard_bytes: int) -> None:
+    """Write a folder, whole or not at all. Raises CheckpointError for one that holds other files, and where it does not
+    fit on the disk.
+    """
+    check_room(Path(folder), sum(p.nbytes for p in planned))
     with new_folder(Path(folder), replaceable=lambda name: OURS.fullmatch(name) is not None) as new:
         for name, content in text.items():
             write_file(new / name, content)
@@ -94,15 +132,10 @@ def _config_json(config: ModelConfig, layout: Layout, registry: Registry) -> dic
     return values
 
 
-def _plan(entry: Entry, tensors: Tensors) -> Planned:
-    dtype = tensors[entry.targets[0].name].dtype if entry.dtype is None else entry.dtype
-    return Planned(entry.stored, dtype, entry.shape, partial(_produce, entry, tensors, dtype))
-
-
-def _produce(entry: Entry, tensors: Mapping[str, Tensor] | Tensors, dtype: torch.dtype) -> Tensor:
+def _produce(entry: Entry, dtype: torch.dtype, made: Callable[[Target], Tensor]) -> Tensor:
     if entry.rule.plain:
-        return entry.targets[0].of(tensors[entry.targets[0].name])
+        return made(entry.targets[0])
     whole = torch.empty(entry.shape, dtype=dtype)
     for target, view in zip(entry.targets, entry.views(whole), strict=True):
-        view.copy_(target.of(tensors[target.name]))
+        view.copy_(made(target))
     return whole

@@ -1,24 +1,37 @@
-"""``blockzoo convert``: write a checkpoint in another layout, with its tokenizer files."""
+"""``blockzoo convert``: write a checkpoint in another layout, with its tokenizer files; or one of random weights."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from blockzoo.cli.output import note
+from blockzoo.cli.output import gigabytes, note
 from blockzoo.errors import InputError, nearest
 from blockzoo.plugins import host
+
+if TYPE_CHECKING:
+    from blockzoo.registry import Registry
 
 DTYPES = ("stored", "float32", "bfloat16", "float16")
 
 
 def command(
-    source: Annotated[str, typer.Argument(metavar="SRC", help="a checkpoint folder or a hub id, in any known layout")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SRC", help="a checkpoint folder or a hub id, in any known layout; with --random any model"
+        ),
+    ],
     destination: Annotated[Path, typer.Argument(metavar="DST", help="the folder to write: whole, or not at all")],
-    to: Annotated[str, typer.Option(help="the layout: hf, original (gpt-oss) or native")],
-    dtype: Annotated[str, typer.Option(help="of float weights: stored, float32, bfloat16 or float16")] = "stored",
+    to: Annotated[
+        str | None,
+        typer.Option("--to", "--layout", help="the layout: hf, original (gpt-oss) or native; --random: default hf"),
+    ] = None,
+    dtype: Annotated[
+        str, typer.Option(help="of float weights: stored (--random: bfloat16), float32, bfloat16 or float16")
+    ] = "stored",
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -27,30 +40,88 @@ def command(
             help="change the config: blocks.experts.quantizer=mxfp4 packs gpt-oss's experts",
         ),
     ] = None,
+    random: Annotated[
+        bool, typer.Option("--random", help="write random weights of SRC's shape: a shipped name, a file or a folder")
+    ] = False,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="of the random weights; default 0")] = None,
 ) -> None:
-    """Write a checkpoint in another layout."""
-    import torch
-
-    from blockzoo.checkpoints import from_pretrained, hub, save_pretrained
-    from blockzoo.checkpoints.atomic import write_file
-    from blockzoo.checkpoints.folder import open_file, path_in
-    from blockzoo.cli.reading import overrides_of
-
+    """Write a checkpoint in another layout, or one of random weights."""
     if dtype not in DTYPES:
         raise InputError(f"--dtype {dtype}{nearest(dtype, DTYPES)}")
     registry = host().registry
+    if random:
+        _random(source, destination, to, dtype, settings or [], seed or 0, registry)
+        return
+    if seed is not None:
+        raise InputError("--seed is of random weights: say --random too, or leave it out")
+    if to is None:
+        raise InputError("--to is missing: the layout to write, such as hf or native")
+    _convert(source, destination, to, dtype, settings or [], registry)
+
+
+def _convert(source: str, destination: Path, to: str, dtype: str, settings: list[str], registry: Registry) -> None:
+    import torch
+
+    from blockzoo.checkpoints import from_pretrained, hub, save_pretrained
+    from blockzoo.cli.reading import overrides_of
+
     folder = hub.local_folder(source)
-    if destination.resolve() == folder.resolve():
-        raise InputError(f"{destination}: is the source; choose another folder")
+    _check_apart(folder, destination)
     model = from_pretrained(
         folder,
         registry=registry,
         dtype="stored" if dtype == "stored" else getattr(torch, dtype),
-        overrides=overrides_of(settings or []),
+        overrides=overrides_of(settings),
     )
     save_pretrained(model, destination, layout=to, registry=registry)
-    for name in (*hub.TOKENIZER, "generation_config.json"):
-        if (folder / name).exists():
-            with open_file(path_in(folder, name)) as file:
-                write_file(destination / name, file.read())
+    _copy_beside(folder, destination)
     note(f"{destination}: {model.config.name} in layout {to}")
+
+
+def _random(
+    source: str, destination: Path, to: str | None, dtype: str, settings: list[str], seed: int, registry: Registry
+) -> None:
+    import torch
+
+    from blockzoo.checkpoints.random_weights import write_random
+    from blockzoo.cli.bar import counting_bar
+    from blockzoo.cli.reading import read_model
+    from blockzoo.tokenizers import tokenizer_name
+
+    _check_apart(Path(source), destination)
+    config = read_model(source, registry, settings)
+    layout = to or ("native" if config.family is None else "hf")
+    with counting_bar() as bar:
+        task = bar.add_task(f"MB of {config.name}", total=None)
+        written = write_random(
+            config,
+            destination,
+            registry=registry,
+            layout=layout,
+            seed=seed,
+            dtype=torch.bfloat16 if dtype == "stored" else getattr(torch, dtype),
+            progress=lambda done, total: bar.update(task, completed=done // 10**6, total=total // 10**6),
+        )
+    name = tokenizer_name(config, registry=registry)
+    folder = next((Path(ref) for ref in (source, name) if Path(ref).is_dir()), None)
+    copied = [] if folder is None else _copy_beside(folder, destination)
+    said = f"with {', '.join(copied)}" if copied else f"no tokenizer files are written: its tokenizer is '{name}'"
+    note(f"{destination}: random weights of {config.name} in layout {layout}, {gigabytes(written)}; {said}")
+
+
+def _check_apart(source: Path, destination: Path) -> None:
+    if destination.resolve() == source.resolve():
+        raise InputError(f"{destination}: is the source; choose another folder")
+
+
+def _copy_beside(folder: Path, destination: Path) -> list[str]:
+    """Copy what a checkpoint has beside its weights; the names of what was there."""
+    from blockzoo.checkpoints import hub
+    from blockzoo.checkpoints.atomic import write_file
+    from blockzoo.checkpoints.folder import open_file, path_in
+
+    there = [name for name in (*hub.TOKENIZER, "generation_config.json") if (folder / name).exists()]
+    for name in there:
+        with open_file(path_in(folder, name)) as file:
+            write_file(destination / name, file.read())
+    return there

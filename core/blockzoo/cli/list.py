@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
 
 from blockzoo.blocks import KINDS
+from blockzoo.cli.options import kinds_of, options
 from blockzoo.cli.output import print_json, table
 from blockzoo.config import shipped
 from blockzoo.errors import InputError, nearest
@@ -19,15 +21,22 @@ OTHERS = ("op", "kernel", "family", "config", "experiment")
 
 def command(
     kind: Annotated[
-        str | None, typer.Argument(help="norm, mixer, ..., op, kernel, family, config or experiment; default: all")
+        str | None,
+        typer.Argument(
+            metavar="KIND|BLOCK",
+            help="norm, mixer, ..., op, kernel, family, config or experiment; or a block: its options; default: all",
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON document")] = False,
 ) -> None:
-    """List configs, experiments, blocks by kind, ops, kernels and families, with the plugin that brings each."""
+    """List configs, experiments, blocks by kind, ops, kernels and families, with the plugin that brings each; or a
+    block's options.
+    """
     kinds = (*KINDS, *OTHERS)
-    if kind is not None and kind not in kinds:
-        raise InputError(f"no kind '{kind}'{nearest(kind, kinds)}")
     registry = host().registry
+    if kind is not None and kind not in kinds:
+        _list_options(registry, kind, kinds, as_json)
+        return
     found = {one: entries(registry, one) for one in kinds if kind in (None, one)}
     if as_json:
         print_json(found)
@@ -37,6 +46,21 @@ def command(
             columns = [key for key in rows[0] if key != "path" or kind in ("config", "experiment")]
             table(one, columns, [[row[key] for key in columns] for row in rows])
             print()
+
+
+def _list_options(registry: Registry, block: str, kinds: Sequence[str], as_json: bool) -> None:
+    """What can be said of a block. Raises InputError where there is none of this name."""
+    found = {kind: options(registry, kind, block) for kind in kinds_of(registry, block)}
+    if not found:
+        known = {*kinds, *(name for kind in KINDS for name in registry.names(kind))}
+        raise InputError(f"no kind or block '{block}'{nearest(block, known)}")
+    if as_json:
+        print_json(found)
+        return
+    for kind, rows in found.items():
+        print(f"{kind} {block}: {_first_line(registry.block(kind, block))}" + ("" if rows else " It has no options."))
+        if rows:
+            table("", list(rows[0]), [list(row.values()) for row in rows])
 
 
 def entries(registry: Registry, kind: str) -> list[dict[str, Any]]:

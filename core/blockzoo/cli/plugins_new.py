@@ -43,6 +43,7 @@ KINDS: Mapping[str, Kind] = {
     "norm": Kind.block("norm", "norm: {type: $name}"),
     "mixer": Kind.block("mixer", "layers: {count: 12, mixer: {type: $name, n_heads: 8}, ...}"),
     "ffn": Kind.block("ffn", "layers: {count: 12, ffn: {type: $name, d_ff: 3072}, ...}"),
+    "residual": Kind.block("residual", "residual: {type: $name}"),
     "position": Kind.block("position", "position: {type: $name}"),
     "quantizer": Kind.block("quantizer", "quantizer: {type: $name}"),
     "kernel": Kind(

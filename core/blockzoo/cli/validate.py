@@ -21,7 +21,9 @@ def command(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON document")] = False,
 ) -> None:
-    """Check model files, what their blocks say of their cost included, and tell which inherited positions were dropped. Exit status 2 when one of them is wrong."""
+    """Check model files and what their blocks say of their cost, and tell which inherited positions were dropped. Exit
+    status 2 when one of them is wrong.
+    """
     registry = host().registry
     reports = []
     for file in files:

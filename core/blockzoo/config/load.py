@@ -248,11 +248,8 @@ class _Assembly:
         name = "none" if mixer.config is None else self.registry.name_of(type(mixer.config), "mixer")
         forms = ", ".join(sorted(takes))
         if choice.explicit or form == "none" or "none" not in takes:
-            mend = (
-                "; write it at the model's level, where it is dropped, or 'none' in a pattern"
-                if choice.explicit
-                else ""
-            )
+            mend = "; write it at the model's level, where it is dropped, or 'none' in a pattern"
+            mend = mend if choice.explicit else ""
             self.problems.at(choice.node, f"found a position of form '{form}'; mixer {name} takes: {forms}{mend}")
             return position
         what = self.registry.name_of(type(position.config), "position")

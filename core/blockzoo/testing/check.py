@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import warnings
@@ -101,7 +102,7 @@ def one_line(error: BaseException) -> str:
     """An exception in one line, with the innermost place outside torch and blockzoo itself: the plugin's, or none."""
     text = f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
     text = text if len(text) <= 300 else f"{text[:300]}..."
-    ours = (str(Path(torch.__file__).parent), f"{PACKAGE}{os.sep}")
+    ours = (str(Path(torch.__file__).parent), f"{PACKAGE}{os.sep}", contextlib.__file__)
     outside = [frame for frame in extract_tb(error.__traceback__) if not frame.filename.startswith(ours)]
     return f"{text} ({outside[-1].filename}:{outside[-1].lineno})" if outside else text
 

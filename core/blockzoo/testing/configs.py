@@ -55,7 +55,7 @@ def config_round_trip(subject: BlockSubject) -> None:
 def _model(subject: BlockSubject) -> Any:
     for name in HOUSES:
         try:
-            return placed(house(name, subject.registry), subject.config, subject.registry)
+            return placed(house(name, subject.config, subject.registry), subject.config, subject.registry)
         except Unfit as reason:
             last = reason
     raise last

@@ -10,23 +10,26 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from blockzoo.blocks import QuantizerConfig
 from blockzoo.testing.check import need
-from blockzoo.testing.quantizers import come_back, config_of, weights_of
+from blockzoo.testing.quantizers import config_of, weights_of
 from blockzoo.testing.subjects import BlockSubject
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+HUGE = (1e30, torch.finfo(torch.float32).max)
 TINY = (1e-30, 1e-37, 1e-39, 1e-42)
 """Greatest weights: below 1.2e-38 a float32 is subnormal, and below 2.9e-39 one over it is infinite."""
 
 
 def extremes(subject: BlockSubject) -> None:
-    """Zeros come back as zeros, huge weights finite, tiny ones as zeros at worst; NaN and infinity are refused."""
+    """Zeros come back as zeros, huge ones finite or refused, tiny ones as zeros at worst, NaN and infinity refused."""
     config = config_of(subject)
     plain = weights_of(config)[0]
     zero_row = torch.where(torch.arange(len(plain)) == 1, 0.0, 1.0)[:, None] * plain
     for weight in (torch.zeros_like(plain), zero_row):
         back = _come_back_with_care(config, weight, "a group of zeros")
-        need(not back[1].any(), "a group of zeros does not come back as zeros")
-    need(come_back(config, plain * 1e30).isfinite().all(), "weights of size 1e+30 do not come back finite")
+        elsewhere = "".join(f"; row {row} does: rows change places" for row, r in enumerate(back) if not r.any())
+        need(not back[1].any(), f"row 1, all zeros, does not come back as zeros{elsewhere}")
+    for size in HUGE:
+        _need_finite(config, plain / plain.abs().max() * size, f"weights of at most {size:g}")
     for size in TINY:
         _need_no_worse_than_lost(config, plain / plain.abs().max() * size, f"weights of at most {size:g}")
     for value in (float("nan"), float("inf")):
@@ -37,6 +40,20 @@ def extremes(subject: BlockSubject) -> None:
         except ValueError:
             continue
         need(False, f"packs a weight with {value} in it: raise ValueError")
+
+
+def _need_finite(config: QuantizerConfig, weight: Tensor, what: str) -> None:
+    """A format may refuse weights beyond its range; those it takes come back as numbers."""
+    try:
+        back = _come_back_with_care(config, weight, what)
+    except ValueError:
+        return
+    wrong = ~back.isfinite()
+    need(
+        not wrong.any(),
+        f"{what} do not come back finite: {weight[wrong][:1].sum():g} as {back[wrong][:1].sum():g}; clamp the scale, or"
+        " raise ValueError for what is out of range",
+    )
 
 
 def _need_no_worse_than_lost(config: QuantizerConfig, weight: Tensor, what: str) -> None:

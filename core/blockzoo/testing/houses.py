@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from itertools import product
 from typing import Any
 
 from blockzoo.blocks import AdditivePositionConfig, AttentionPositionConfig, BlockConfig, MixerConfig, QuantizerConfig
@@ -16,6 +17,10 @@ from blockzoo.registry import Registry
 from blockzoo.testing.check import CheckSkipped
 
 SIZES = {"vocab_size": 64, "context_length": 64, "d_model": 32}
+WIDTH = 32
+"""Every width of a house is this or twice this."""
+WIDTHS = ("d_model", "d_ff", "head_dim")
+WIDEST = 16
 HOUSES: Mapping[str, Mapping[str, Any]] = {
     "gpt2": {
         **SIZES,
@@ -82,9 +87,28 @@ class Unfit(CheckSkipped):
     """Why a block can't stand in a house."""
 
 
-def house(name: str, registry: Registry) -> ModelConfig:
-    """One of HOUSES, loaded."""
-    return load_config({"name": name, **copy.deepcopy(dict(HOUSES[name]))}, registry=registry)
+def house(name: str, block: BlockConfig, registry: Registry) -> ModelConfig:
+    """One of HOUSES, loaded, as wide as the block needs."""
+    return load_config(_said(name, block), registry=registry)
+
+
+def _said(name: str, block: BlockConfig) -> dict[str, Any]:
+    times = times_wider(block) if isinstance(block, QuantizerConfig) else 1
+    return {"name": name, **_wider(HOUSES[name], times)}
+
+
+def times_wider(quantizer: QuantizerConfig) -> int:
+    """By how much matrices of WIDTH and twice that must grow for a quantizer to take them; 1 where none helps."""
+    sizes = {times: (WIDTH * times, 2 * WIDTH * times) for times in range(1, WIDEST + 1)}
+    taken = (times for times, pair in sizes.items() if not any(map(quantizer.refuses, product(pair, pair))))
+    return next(taken, 1)
+
+
+def _wider(said: Any, times: int) -> Any:
+    """A copy with every width multiplied."""
+    if not isinstance(said, Mapping):
+        return copy.deepcopy(said)
+    return {key: value * times if key in WIDTHS else _wider(value, times) for key, value in said.items()}
 
 
 def placed(model: ModelConfig, block: BlockConfig, registry: Registry) -> ModelConfig:
@@ -125,7 +149,7 @@ def _with(layer: LayerConfig, block: BlockConfig, model: ModelConfig, registry: 
 
 def with_block(block: BlockConfig, said: Mapping[str, Any]) -> dict[str, Any]:
     """The first house as YAML's mapping, with what is ``said`` in the slot of this block's kind."""
-    mapping = {"name": "gpt2", **copy.deepcopy(dict(HOUSES["gpt2"]))}
+    mapping = _said("gpt2", block)
     if isinstance(block, AdditivePositionConfig):
         mapping["embedding"]["position"] = dict(said)
     elif block.kind in ("mixer", "ffn"):

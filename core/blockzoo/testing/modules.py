@@ -18,10 +18,7 @@ from blockzoo.linear import ExpertLinear
 from blockzoo.testing.check import need, need_close
 from blockzoo.testing.subjects import BlockSubject, inputs, step_of
 
-NAMED_IN = {
-    "parameter": "Cost(parameters={name: Parameter(shape, role)})",
-    "buffer": "Cost(buffers={name: Parameter(shape, Role.OTHER, init=...)}), and leave filling it to that init",
-}
+BUFFER = "; say Cost(buffers={'%s': Parameter(shape, Role.OTHER, init=...)}), whose init fills it"
 SMALL = 64  # elements: what a constructor may keep for itself on the host
 
 
@@ -70,7 +67,7 @@ def parameters(subject: BlockSubject) -> None:
         (dict(module.named_buffers()), cost.buffers, "buffer"),
     ):
         extra, missing = sorted(built.keys() - said.keys()), sorted(said.keys() - built.keys())
-        hint = f"; name it in {NAMED_IN[what]}" if extra else ""
+        hint = BUFFER % extra[0] if extra and what == "buffer" else ""
         need(not extra and not missing, f"{what}s differ: only in the module {extra}, only in cost() {missing}{hint}")
         for name, tensor in built.items():
             shapes = tuple(tensor.shape), said[name].shape

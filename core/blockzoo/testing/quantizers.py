@@ -12,9 +12,8 @@ from torch.nn import functional as F
 from blockzoo.blocks import QuantizerConfig
 from blockzoo.linear import StoredLinear, expert_linear_reference, linear_reference
 from blockzoo.testing.check import CheckSkipped, need, need_close
+from blockzoo.testing.houses import WIDTH, times_wider
 from blockzoo.testing.subjects import BlockSubject, draw
-
-SHAPES = ((16, 64), (3, 8, 128))
 
 
 def config_of(subject: BlockSubject) -> QuantizerConfig:
@@ -24,8 +23,10 @@ def config_of(subject: BlockSubject) -> QuantizerConfig:
 
 def weights_of(config: QuantizerConfig) -> list[Tensor]:
     """Weights of every shape that it takes: normal, of unequal rows, with outliers."""
-    shapes = [shape for shape in SHAPES if config.refuses(shape) is None]
-    need(shapes, f"refuses all of {SHAPES}: {config.refuses(SHAPES[0])}")
+    width = WIDTH * times_wider(config)
+    tried = ((16, 2 * width), (3, 8, 4 * width))
+    shapes = [shape for shape in tried if config.refuses(shape) is None]
+    need(shapes, f"refuses all of {tried}: {config.refuses(tried[0])}")
     found = []
     for shape in shapes:
         weight = draw(*shape) * 0.02
@@ -143,7 +144,7 @@ def pack_takes_any_dtype(subject: BlockSubject) -> None:
 def refusals(subject: BlockSubject) -> None:
     """A shape it says nothing against packs; a refusal is a sentence."""
     config = config_of(subject)
-    for width in (1, 3, 16, 32, 48, 64, 100, 128):
+    for width in (1, 3, 16, 32, 48, 64, 100, 128, WIDTH * times_wider(config)):
         reason = config.refuses((4, width))
         need(reason is None or reason.strip(), f"refuses (4, {width}) without a reason")
         if reason is None:
@@ -154,12 +155,12 @@ def refusals(subject: BlockSubject) -> None:
 
 
 CHECKS = (
+    rows_alone,  # first: what mixes rows fails the others too
     exact_on_its_own_values,
     error_bound,
     precision,
     packed_size,
     matrix_products,
-    rows_alone,
     unpacks_to_any_dtype,
     pack_takes_any_dtype,
     refusals,

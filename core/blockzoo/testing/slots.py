@@ -22,7 +22,7 @@ CUTS = (0, 4, 5, 6, 9, LENGTH)
 
 def _slot(name: str, about: str) -> Callable[[BlockSubject], None]:
     def check(subject: BlockSubject) -> None:
-        config = placed(house(name, subject.registry), subject.config, subject.registry)
+        config = placed(house(name, subject.config, subject.registry), subject.config, subject.registry)
         try:
             works(config, subject.registry)
         except ConfigError as error:

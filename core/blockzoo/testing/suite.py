@@ -28,6 +28,7 @@ from blockzoo.testing import (
     residuals,
     slots,
     statics,
+    values,
 )
 from blockzoo.testing.check import Check, Subject
 from blockzoo.testing.subjects import subjects_of
@@ -43,7 +44,7 @@ BY_KIND: Mapping[str, tuple[Function, ...]] = {
     "quantizer": (*configs.CHECKS, *quantizers.CHECKS, *edges.CHECKS, *slots.CHECKS),
     "op": ops.CHECKS,
     "kernel": kernels.CHECKS,
-    "family": families.CHECKS,
+    "family": (*families.CHECKS, *values.CHECKS),
 }
 
 

@@ -226,7 +226,7 @@ class GroupedQueryAttention(nn.Module):
             keys,
             sinks=self.sinks,
             bias=self.position.bias(step.positions, keys.positions),
-            dropout=self.dropout if self.training else 0.0,
+            dropout=self.dropout if self.training and step.phase == "train" else 0.0,
             **self.options,
         )
         return self.o(y.transpose(1, 2).flatten(2))

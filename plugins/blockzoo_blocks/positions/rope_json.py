@@ -23,15 +23,17 @@ def read_rope(keys: ConfigJSON, context_length: int, default_theta: float) -> di
     insides = {name: keys.mapping(name) for name in ("rope_scaling", "rope_parameters")}
     theta = _read_theta(keys, insides, default_theta)
     keys.must_be("partial_rotary_factor", 1.0, 1)
-    inner = next((inside for inside in insides.values() if inside is not None), None)
-    if inner is None:
-        return _block(theta, None)
+    scalings = [_read_inside(inside, context_length) for inside in insides.values() if inside is not None]
+    return {"type": "rope", "theta": theta, "scaling": next(iter(scalings), None)}
+
+
+def _read_inside(inner: ConfigJSON, context_length: int) -> dict[str, Any] | None:
     inner.must_be("partial_rotary_factor", 1.0, 1)
     kind = inner.choice("rope_type" if inner.values.get("rope_type") is not None else "type", KINDS, default="default")
     inner.seen.update(("rope_type", "type"))
     scaling = None if kind == "default" else _read_scaling(inner, kind, context_length)
     inner.finish()
-    return _block(theta, scaling)
+    return scaling
 
 
 def _read_theta(keys: ConfigJSON, insides: Mapping[str, ConfigJSON | None], default: float) -> float:
@@ -74,12 +76,10 @@ def _read_scaling(keys: ConfigJSON, kind: str, context_length: int) -> dict[str,
     return scaling
 
 
-def _block(theta: float, scaling: dict[str, Any] | None) -> dict[str, Any]:
-    return {"type": "rope", "theta": theta, "scaling": scaling}
-
-
 def write_rope(position: RopeConfig) -> dict[str, Any]:
-    """The keys of config.json: both dialects, for readers before and after transformers 5; they agree."""
+    """The keys of config.json: both dialects, for readers before and after transformers 5, which otherwise take a
+    default in silence; they agree.
+    """
     if position.fraction != 1.0:
         raise CheckpointError(f"config.json has no words for rope on a fraction of each head ({position.fraction})")
     inner: dict[str, Any] = {"rope_type": "default"}
@@ -107,5 +107,5 @@ def write_rope(position: RopeConfig) -> dict[str, Any]:
         inner = {"rope_type": "linear", "factor": scaling.factor}
     elif scaling is not None:
         raise CheckpointError(f"config.json has no words for {scaling.type} scaling of rope")
-    legacy = {"rope_theta": position.theta, "rope_scaling": None if scaling is None else inner}
+    legacy = {"rope_theta": position.theta, **({} if scaling is None else {"rope_scaling": inner})}
     return {**legacy, "rope_parameters": {"rope_theta": position.theta, **inner}}

@@ -11,6 +11,7 @@ saturate at 6. -0 keeps its sign. Scale byte 255 is NaN by the standard, though 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import log2, sqrt
 
 import torch
 from torch import Tensor
@@ -65,6 +66,18 @@ class MXFP4Config(QuantizerConfig):
         scale = torch.ldexp(torch.ones(scales.shape, device=scales.device), scales.int() - BIAS)
         pairs = _byte_table(blocks.device)[blocks.int()]  # (..., in / 32, 16, 2): what each byte's two codes stand for
         return (pairs.flatten(-2) * scale[..., None]).flatten(-2).to(dtype)
+
+    def draw(self, shape: tuple[int, ...], std: float, generator: torch.Generator) -> dict[str, Tensor]:
+        """Every code alike often, and the one scale that brings their root mean square nearest to ``std``: no scale
+        near its ends, where products are denormal and slow.
+        """
+        packed = {name: torch.empty(t.shape, dtype=t.dtype) for name, t in self.tensors(shape).items()}
+        nbytes = packed["blocks"].numel()
+        words = torch.empty(-(-nbytes // 8), dtype=torch.int64).random_(-(2**63), None, generator=generator)
+        packed["blocks"] = words.view(torch.uint8)[:nbytes].view(packed["blocks"].shape)
+        rms = sqrt(sum(m * m for m in MAGNITUDES) / len(MAGNITUDES))
+        packed["scales"].fill_(min(max(round(log2(std / rms)) + BIAS, 0), 2 * BIAS))
+        return packed
 
     def error_bound(self, weight: Tensor) -> Tensor:
         """Half the distance between the codes around a weight; above the greatest code, the distance to it."""

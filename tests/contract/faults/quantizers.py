@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from blockzoo.blocks import StateTensor
@@ -21,6 +22,15 @@ class Quantizer(Int8Config):
     @classmethod
     def samples(cls) -> list[Any]:
         return [cls()]
+
+
+class WideGroups(Quantizer):
+    """Without a fault: what packs in groups of 64 gets models as wide as that."""
+
+    group_size: int = Field(64, description="weights that share a scale")
+
+    def refuses(self, shape: tuple[int, ...]) -> str | None:
+        return f"packs groups of 64 inputs, found {shape[-1]}" if shape[-1] % 64 else None
 
 
 class OffByOneCode(Quantizer):
@@ -74,6 +84,13 @@ class OneScaleForAllRows(Quantizer):
         return {"scales": scales, "codes": (weight.float() / steps).round().clamp(-127, 127).to(torch.int8)}
 
 
+class RowsMoveByOne(Quantizer):
+    caught_by: ClassVar[str] = "rows_alone"
+
+    def pack(self, weight: Tensor) -> dict[str, Tensor]:
+        return {name: tensor.roll(1, dims=-2) for name, tensor in super().pack(weight).items()}
+
+
 class DtypeIgnored(Quantizer):
     caught_by: ClassVar[str] = "unpacks_to_any_dtype"
 
@@ -97,6 +114,20 @@ class DividesByZero(Quantizer):
         packed = super().pack(weight)
         steps = packed["scales"].float().repeat_interleave(self.group_size, dim=-1)
         return {**packed, "codes": (weight.float() / steps).round().clamp(-127, 127).to(torch.int8)}
+
+
+class ScaleOverflows(Quantizer):
+    """Twice the greatest weight is infinite near float32's maximum: codes of 0 times such a scale are NaN."""
+
+    caught_by: ClassVar[str] = "extremes"
+
+    def pack(self, weight: Tensor) -> dict[str, Tensor]:
+        super().pack(weight)  # refuses NaN and infinity
+        groups = weight.float().unflatten(-1, (-1, self.group_size))
+        scales = (2 * groups.abs().amax(dim=-1) / 254).to(torch.bfloat16)
+        steps = scales.float()[..., None]
+        codes = torch.where(steps > 0, groups / steps, 0).round().clamp(-127, 127).to(torch.int8)
+        return {"scales": scales, "codes": codes.flatten(-2)}
 
 
 class RaisesTinyScales(Quantizer):

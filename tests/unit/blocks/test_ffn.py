@@ -144,7 +144,7 @@ def test_wrong_between_fields() -> None:
     expert = GLUConfig(d_ff=12)
     assert "top_k 5 is more than n_experts 4" in problems(MoEConfig(n_experts=4, top_k=5, expert=expert))["top_k"]
     nested = MoEConfig(n_experts=2, top_k=1, expert=expert)
-    assert "can't be stacked" in problems(MoEConfig(n_experts=2, top_k=1, expert=nested))["expert"]
+    assert "blocks:moe declares stackable = False" in problems(MoEConfig(n_experts=2, top_k=1, expert=nested))["expert"]
     uneven = MoEConfig(n_experts=6, top_k=2, expert=expert, router=RouterConfig(groups=4))
     assert "6 experts are not 4 equal groups" in problems(uneven)["router.groups"]
     few = MoEConfig(n_experts=8, top_k=4, expert=expert, router=RouterConfig(groups=4, top_groups=1))

@@ -10,7 +10,6 @@ from blockzoo_online_softmax import BLOCK, attend
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import blockzoo
-from blockzoo.errors import KernelError
 from blockzoo.step import Keys
 from blockzoo.testing import conformance
 from blockzoo_blocks.mixers.attention import ATTENTION
@@ -68,7 +67,7 @@ def test_it_serves_where_it_is_asked_for() -> None:
     config = blockzoo.load_config("gpt2", {**TINY, "blocks.attention.n_heads": 4, "blocks.attention.dropout": 0.0})
     model = blockzoo.build(config, kernels=CHOOSE)
     chosen = {line.phase: line.kernel for line in model.bindings if line.op == "attention"}
-    assert chosen == {"train": "reference", "prefill": "online_softmax", "decode": "online_softmax"}
+    assert chosen == {"train": "sdpa", "prefill": "online_softmax", "decode": "online_softmax"}
     assert "online_softmax" not in {line.kernel for line in blockzoo.build(config).bindings}
     tokens = torch.randint(0, 64, (1, BLOCK + 80))
     with torch.no_grad():
@@ -76,7 +75,9 @@ def test_it_serves_where_it_is_asked_for() -> None:
         assert (model(tokens) - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
-def test_it_says_why_not() -> None:
+def test_dropout_is_no_matter_outside_training() -> None:
     config = blockzoo.load_config("gpt2", {**TINY, "blocks.attention.n_heads": 4, "blocks.attention.dropout": 0.1})
-    with pytest.raises(KernelError, match="online_softmax has no dropout"):
-        blockzoo.build(config, kernels=CHOOSE)
+    chosen = {
+        line.phase: line.kernel for line in blockzoo.build(config, kernels=CHOOSE).bindings if line.op == "attention"
+    }
+    assert chosen == {"train": "sdpa", "prefill": "online_softmax", "decode": "online_softmax"}
