@@ -180,14 +180,22 @@ def bind(
 ) -> list[Binding]:
     """Choose a layout for each weight and a kernel for each slot and phase; returns what was chosen and why.
 
-    ``choose`` names a kernel for an op; a phase that it refuses goes to the best other one. Raises KernelError, with
-    the reasons, where it refuses every phase.
+    ``choose`` names a kernel for an op; a slot or phase that it refuses goes to the best other one. Raises KernelError,
+    with the reasons, where it refuses every phase of every slot.
     """
     choose = dict(choose or {})
-    slots = [(name, module) for name, module in model.named_modules() if isinstance(module, Slot)]
-    _check_choices(choose, kernels, {slot.op.name for _, slot in slots})
+    slots = {name: module for name, module in model.named_modules() if isinstance(module, Slot)}
+    _check_choices(choose, kernels, {slot.op.name for slot in slots.values()})
     capabilities = Capabilities.of(device)
-    return [line for name, slot in slots for line in _bind_slot(model, name, slot, kernels, capabilities, choose)]
+    verdicts = {name: _verdicts(model, name, slot, kernels, capabilities) for name, slot in slots.items()}
+    for op, kernel in choose.items():
+        if kernel != REFERENCE:
+            _need_served(op, kernel, {name: verdicts[name] for name, slot in slots.items() if slot.op.name == op})
+    return [
+        line
+        for name, slot in slots.items()
+        for line in _bind_slot(model, name, slot, kernels.get(slot.op.name, ()), verdicts[name], choose)
+    ]
 
 
 def _check_choices(choose: Mapping[str, str], kernels: Mapping[str, Sequence[Kernel]], used: set[str]) -> None:
@@ -199,38 +207,54 @@ def _check_choices(choose: Mapping[str, str], kernels: Mapping[str, Sequence[Ker
             raise KernelError(f"kernels.{op}: no kernel '{name}'{nearest(name, known)}")
 
 
+Verdicts = Mapping[tuple[str, Phase], Verdict]
+
+
+def _verdicts(
+    model: nn.Module, name: str, slot: Slot, kernels: Mapping[str, Sequence[Kernel]], capabilities: Capabilities
+) -> Verdicts:
+    """What each kernel of a slot's op says of it, by phase."""
+    op, dtype = slot.op.name, _dtype_of(model.get_submodule(name.rpartition(".")[0]), model)
+    return {
+        (kernel.name, phase): ask(kernel, capabilities, Call(op, phase, dtype, slot.static))
+        for kernel in kernels.get(op, ())
+        for phase in PHASES
+    }
+
+
+def _need_served(op: str, kernel: str, slots: Mapping[str, Verdicts]) -> None:
+    """Raise unless the kernel can serve one phase of one slot."""
+    said = [(name, phase, verdicts[kernel, phase]) for name, verdicts in slots.items() for phase in PHASES]
+    if any(verdict.ok for _, _, verdict in said):
+        return
+    reasons: dict[str, str] = {}  # the place where each is first given
+    for name, phase, verdict in said:
+        reasons.setdefault(f"{phase}: {verdict.reason}", name)
+    first, *_ = slots
+    told = "; ".join(reason if name == first else f"{name}: {reason}" for reason, name in reasons.items())
+    raise KernelError(f"{first}: kernel '{kernel}' can't serve op '{op}' here: {told}")
+
+
 def _bind_slot(
     model: nn.Module,
     name: str,
     slot: Slot,
-    kernels: Mapping[str, Sequence[Kernel]],
-    capabilities: Capabilities,
+    kernels: Sequence[Kernel],
+    verdicts: Verdicts,
     choose: Mapping[str, str],
 ) -> Iterator[Binding]:
     op, wanted = slot.op.name, choose.get(slot.op.name)
     owner = model.get_submodule(name.rpartition(".")[0])
-    dtype = _dtype_of(owner, model)
     alone = sum(isinstance(module, Slot) for module in owner.children()) == 1
     place = name.rpartition(".")[0] if alone else name
-    candidates = sorted(kernels.get(op, ()), key=lambda kernel: -kernel.priority)
-    verdicts = {
-        (kernel.name, phase): _verdict(kernel, capabilities, Call(op, phase, dtype, slot.static))
-        for kernel in candidates
-        for phase in PHASES
-    }
-    if wanted not in (None, REFERENCE):
-        refusals = {
-            phase: verdicts[str(wanted), phase].reason for phase in PHASES if not verdicts[str(wanted), phase].ok
-        }
-        if len(refusals) == len(PHASES):
-            reasons = "; ".join(f"{phase}: {reason}" for phase, reason in refusals.items())
-            raise KernelError(f"{name}: kernel '{wanted}' can't serve op '{op}' here: {reasons}")
-        candidates.sort(key=lambda kernel: kernel.name != wanted)
+    candidates = sorted(kernels, key=lambda kernel: (kernel.name != wanted, -kernel.priority))
     if wanted == REFERENCE:
         candidates = []
     eligible = [kernel for kernel in candidates if kernel.name == wanted or kernel.priority > 0]
-    layout = _choose_layout(eligible[: 1 if wanted else None], verdicts) if isinstance(slot, WeightSlot) else None
+    layout = None
     if isinstance(slot, WeightSlot):
+        asked = [kernel for kernel in eligible if kernel.name == wanted and _serves(kernel, verdicts)]
+        layout = _choose_layout(asked or eligible, verdicts)
         owner.set_layout(layout)  # type: ignore[operator]
     for phase in PHASES:
         lost = []
@@ -239,7 +263,7 @@ def _bind_slot(
             verdict = verdicts[kernel.name, phase]
             if kernel.priority < 0 and kernel.name != wanted:
                 verdict = no(f"priority {kernel.priority} is below the reference's: ask for it by name")
-            elif kernel.layout is not layout:
+            elif verdict.ok and kernel.layout is not layout:
                 verdict = no(f"reads layout {_layout_name(kernel.layout)}, the weight is in {_layout_name(layout)}")
             if verdict.ok and winner is None:
                 winner = kernel
@@ -252,7 +276,8 @@ def _bind_slot(
         yield Binding(place, op, phase, slot.chosen[phase], tuple(lost))
 
 
-def _verdict(kernel: Kernel, capabilities: Capabilities, call: Call) -> Verdict:
+def ask(kernel: Kernel, capabilities: Capabilities, call: Call) -> Verdict:
+    """What a kernel says of a call; a ``supports`` that raises says no."""
     if call.phase == "train" and not kernel.backward:
         return no("forward only")
     try:
@@ -261,7 +286,11 @@ def _verdict(kernel: Kernel, capabilities: Capabilities, call: Call) -> Verdict:
         return no(f"its supports() raises {type(error).__name__}: {error}")
 
 
-def _choose_layout(candidates: Sequence[Kernel], verdicts: Mapping[tuple[str, Phase], Verdict]) -> Layout | None:
+def _serves(kernel: Kernel, verdicts: Verdicts) -> bool:
+    return any(verdicts[kernel.name, phase].ok for phase in PHASES)
+
+
+def _choose_layout(candidates: Sequence[Kernel], verdicts: Verdicts) -> Layout | None:
     """The layout of the kernel that decodes best: decoding reads every weight once a token."""
     for phase in ("decode", "prefill", "train"):
         for kernel in candidates:

@@ -71,7 +71,7 @@ def _linear_examples(dtype: torch.dtype, device: torch.device) -> Iterator[Examp
         ]
         weight, x, b = draw
         yield Example(
-            f"{rows} x {d_in} -> {d_out}",
+            f"{rows} x {d_in} -> {d_out}{', bias' * bias}",
             ({"weight": weight}, x, b if bias else None),
             {"quantizer": None},
             static={"quantizer": None, "shape": (d_out, d_in)},
@@ -85,7 +85,7 @@ def _expert_examples(dtype: torch.dtype, device: torch.device) -> Iterator[Examp
         shapes = ((3, 48, 32), (sum(counts), 32), (3, 48))
         weight, x, b = [torch.randn(shape, generator=generator).to(device, dtype) for shape in shapes]
         static = {"quantizer": None, "shape": (3, 48, 32)}
-        yield Example(f"counts {counts}", ({"weight": weight}, x, b, counts), {"quantizer": None}, static)
+        yield Example(f"counts {counts}, bias", ({"weight": weight}, x, b, counts), {"quantizer": None}, static)
 
 
 TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}

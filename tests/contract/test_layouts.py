@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -144,3 +145,21 @@ def test_an_explicit_choice_that_cannot_run_says_why(with_toy: Registry) -> None
         build(soft, registry=with_toy, kernels={"attention": "sdpa"})
     with pytest.raises(KernelError, match="do not train"):
         build(config, registry=with_toy, trainable=True, kernels={"linear": "toy"})
+
+
+def packed_weights_only(capabilities: Capabilities, call: Call) -> Verdict:
+    return no("reads packed weights only") if call.static["quantizer"] is None else YES
+
+
+def test_a_choice_leaves_the_matrices_it_cannot_read_to_the_best_other(with_toy: Registry) -> None:
+    registrar = Registrar(with_toy, "more")
+    registrar.kernel("linear", replace(TOY, name="packed", supports=packed_weights_only, priority=-1))
+    registrar.commit()
+    model = build(small(with_toy, "int8"), registry=with_toy, kernels={"linear": "packed"})
+    decoding = {line.place: line for line in model.bindings if line.op == "linear" and line.phase == "decode"}
+    head = decoding.pop("head.unembedding")
+    assert head.kernel == "toy"
+    assert dict(head.lost)["packed"] == "reads packed weights only"
+    assert {line.kernel for line in decoding.values()} == {"packed"}
+    with pytest.raises(KernelError, match=r"'packed' can't serve op 'linear' here: train: forward only; prefill: reads"):
+        build(small(with_toy, None), registry=with_toy, kernels={"linear": "packed"})

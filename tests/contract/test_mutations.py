@@ -20,9 +20,9 @@ from torch import Tensor
 from blockzoo.blocks import BlockConfig
 from blockzoo.checkpoints.family import Family
 from blockzoo.checkpoints.keymap import KeyMap, Rule, same
-from blockzoo.kernels import Example
+from blockzoo.kernels import YES, Example, no
 from blockzoo.registry import Component, Registrar, Registry
-from blockzoo.testing import Check, CheckFailed, checks_of, ops, packages
+from blockzoo.testing import Check, CheckFailed, CheckSkipped, checks_of, ops, packages
 from blockzoo_blocks.mixers.attention import ATTENTION
 from blockzoo_gpt2.family import GPT2
 from tests.conftest import builtin_registry
@@ -94,6 +94,13 @@ def test_a_quantizer_of_wide_groups_passes_every_check() -> None:
         check.run()
 
 
+def test_bits_of_scales_are_not_taken_for_precision() -> None:
+    for check in ("precision", "error_bound", "packed_size"):
+        check_of("quantizer", "costly", quantizers.CostlyScales, check).run()
+    message = caught(check_of("quantizer", "costly", quantizers.CostlyScalesUnbounded, "precision"))
+    assert "bits of scales cost as much as bits of codes" in message
+
+
 def test_rows_that_move_are_not_called_zeros_that_change() -> None:
     message = caught(check_of("quantizer", "moved", quantizers.RowsMoveByOne, "extremes"))
     assert "row 2 does: rows change places" in message
@@ -111,9 +118,25 @@ def test_a_kernel_that_forgets_packed_weights_is_told_what_to_do() -> None:
     op, kernel, _ = kernels.FAULTS["dishonest_about_packed"]
     for check in ("equals_reference", "strided_inputs", "leaves_inputs_alone"):
         message = caught(check_of("kernel", "plain", (op, kernel), check))
-        assert "KeyError: 'weight'; the weight is packed, as 'codes', 'scales': say no where" in message
+        assert "KeyError: 'weight'; the weight is packed, as 'codes', 'scales': say no where call.static['quantizer'] is not one" in message
     op, kernel, check = kernels.FAULTS["static_nobody_gives"]
     assert "read it by call.static.get('sink')" in caught(check_of("kernel", "asks", (op, kernel), check))
+
+
+def test_a_kernel_of_which_nothing_is_served_fails_with_every_reason_unless_it_waits_for_another_device() -> None:
+    op, kernel, check = kernels.FAULTS["serves_nothing"]
+    assert "not on Sundays; has a softcap; decide by" in caught(check_of("kernel", "never", (op, kernel), check))
+    waits = replace(kernels.CONTROL, supports=lambda c, call: YES if c.device == "cuda" else no("needs a GPU"))
+    if not torch.cuda.is_available():
+        with pytest.raises(CheckSkipped, match="another device than cpu: needs a GPU"):
+            check_of("kernel", "waits", (op, waits), check).run()
+
+
+def test_a_bias_left_out_is_not_blamed_on_the_quantizer() -> None:
+    op, kernel, check = kernels.FAULTS["bias_left_out"]
+    message = caught(check_of("kernel", "plain", (op, kernel), check))
+    assert message.startswith("plain on cpu: '1 x 32 -> 48, bias' in")
+    assert message.endswith("; does it add the bias?")
 
 
 def draws_anew(dtype: torch.dtype, device: torch.device) -> Iterator[Example]:
@@ -177,6 +200,13 @@ def no_dropout(values: Mapping[str, Any]) -> dict[str, Any]:
     return GPT2.layouts["hf"].read_config({**values, "attn_pdrop": 0.1})
 
 
+def trips_over_null(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Looks a word up that may be null."""
+    activation = values.get("activation_function", "gelu_new")
+    known = {word: word for word in ("gelu", "gelu_new", "relu", "silu", "no_such_word")}
+    return GPT2.layouts["hf"].read_config({**values, "activation_function": known[activation]})
+
+
 def no_norm_weights() -> KeyMap:
     """Takes the final norm's bias for something without weight, when loading."""
     keys = GPT2.layouts["hf"].keys
@@ -206,6 +236,7 @@ def final_norm(*bias: Rule) -> KeyMap:
         ("unknown_keys", {"read_config": takes_any_key}, "in silence"),
         ("every_value_counts", {"read_config": drops_the_activation}, "'activation_function' may have any value"),
         ("every_value_counts", {"read_config": no_dropout}, "'attn_pdrop' may have any value"),
+        ("every_value_counts", {"read_config": trips_over_null}, "'activation_function' as null raises KeyError: None"),
         ("every_key_once", {"keys": no_norm_weights()}, "too many in silence"),
         ("recognized", {"recognizes": lambda values: True}, "look for your model_type"),
     ],

@@ -177,6 +177,33 @@ def test_an_option_that_does_not_fit_is_a_row(fresh: Path) -> None:
     assert not result.builds
 
 
+PACKED_KERNEL = """
+from blockzoo.kernels import YES, Kernel, no
+from blockzoo.linear import LINEAR
+
+
+def supports(capabilities, call):
+    return YES if type(call.static["quantizer"]).__name__ == "Int8Config" else no("reads int8 only")
+
+
+def blockzoo_register(registry):
+    registry.kernel("linear", Kernel("int8_only", LINEAR.reference, supports))
+"""
+
+
+def test_a_kernel_for_packed_weights_is_tried_on_such(fresh: Path) -> None:
+    (fresh / "my_kernel.py").write_text(PACKED_KERNEL)
+    load_file("my_kernel.py")
+    registry = host().registry
+    tried = [trial for trial in trials("my_kernel", registry) if trial.component]
+    assert {trial.slot for trial in tried} == {"op linear over blocks:int8"}
+    for trial in tried:
+        result = run(trial, registry, steps=1)
+        assert result.error is None
+        assert result.learns is None
+        assert result.decodes
+
+
 def test_every_block_we_ship_has_its_trials(fresh: Path) -> None:
     registry = host().registry
     tried = {trial.component for trial in trials("blocks", registry)}

@@ -54,6 +54,10 @@ class ConfigJSON:
         self.seen.update(names)
         return next((self.values[name] for name in names if self.values.get(name) is not None), default)
 
+    def is_null(self, *names: str) -> bool:
+        """Whether the value is there, as null. Ask where that says something else than a key left out."""
+        return self.raw(*names) is None and any(name in self.values for name in names)
+
     def integer(self, *names: str, default: Any = REQUIRED, least: int = 1, most: int = 2**26) -> int:
         value = self.raw(*names, default=default)
         if type(value) is int and least <= value <= most:

@@ -19,14 +19,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from blockzoo.accounting import account
-from blockzoo.blocks import BlockConfig, Dims, FFNConfig, PositionConfig
+from blockzoo.blocks import BlockConfig, Dims, FFNConfig, PositionConfig, QuantizerConfig
 from blockzoo.building import build
 from blockzoo.config import ModelConfig, dump_block, load_config
 from blockzoo.faults import explained
 from blockzoo.importing import one_line
+from blockzoo.kernels import Call, Capabilities, Kernel, ask
 from blockzoo.linear import EXPERT_LINEAR, LINEAR
 from blockzoo.model import Decoder
 from blockzoo.registry import Component, Registry
+from blockzoo.step import PHASES
 
 D_MODEL, CONTEXT, BATCH = 64, 64, 8
 LEARNING_RATE = 3e-3
@@ -90,7 +92,7 @@ class Trial:
     slot: str = ""
     overrides: Mapping[str, Any] = field(default_factory=dict)
     kernels: Mapping[str, str] = field(default_factory=dict)
-    trains_with_kernels: bool = False
+    trains: bool = True
 
 
 @dataclass(frozen=True)
@@ -117,12 +119,11 @@ class Result:
     step_seconds: float | None = None
 
     @property
-    def learns(self) -> bool:
-        return (
-            self.loss_before is not None
-            and self.loss_after is not None
-            and self.loss_after < LEARNED * self.loss_before
-        )
+    def learns(self) -> bool | None:
+        """None where it wasn't trained: a kernel that is forward only."""
+        if self.loss_before is None or self.loss_after is None:
+            return None if self.error is None else False
+        return self.loss_after < LEARNED * self.loss_before
 
     @property
     def decodes(self) -> bool:
@@ -148,15 +149,13 @@ def run(trial: Trial, registry: Registry, steps: int) -> Result:
         )
         result = replace(result, **_costs(config))
         stage = "build"
-        kernels = trial.kernels if trial.trains_with_kernels else None
-        model = build(config, registry=registry, seed=SEED, trainable=not trial.kernels, kernels=kernels)
+        model = build(config, registry=registry, seed=SEED, trainable=trial.trains, kernels=trial.kernels)
         result = replace(result, builds=True)
-        stage = "train"
-        before, after, seconds = _train(model, steps)
-        result = replace(result, loss_before=before, loss_after=after, step_seconds=seconds)
+        if trial.trains:
+            stage = "train"
+            before, after, seconds = _train(model, steps)
+            result = replace(result, loss_before=before, loss_after=after, step_seconds=seconds)
         stage = "decode"
-        if trial.kernels:
-            model.bind(trial.kernels)
         error, speed = _decode(model)
         return replace(result, decode_error=error, tokens_per_second=speed)
     except Exception as error:
@@ -173,10 +172,32 @@ def _trials_of(component: Component, architecture: Architecture, registry: Regis
         op, kernel = thing
         if op in registry.ops():
             trains = kernel.backward and op not in (LINEAR.name, EXPERT_LINEAR.name)  # stored weights don't train
-            yield Trial(architecture, name, f"op {op}", kernels={op: kernel.name}, trains_with_kernels=trains)
+            for quantizer in _weights_of(op, kernel, registry):
+                packed = {} if quantizer is None else {"quantizer": dump_block(quantizer, registry)}
+                over = "" if quantizer is None else f" over {registry.name_of(type(quantizer), 'quantizer')}"
+                yield Trial(architecture, name, f"op {op}{over}", packed, {op: kernel.name}, trains)
     elif isinstance(thing, type) and issubclass(thing, BlockConfig):
         for slot, overrides in _placements(thing, architecture, registry):
             yield Trial(architecture, name, slot, overrides)
+
+
+def _weights_of(op: str, kernel: Kernel, registry: Registry) -> Sequence[QuantizerConfig | None]:
+    """How the weights are stored where a kernel is tried: plain (None), and by the first quantizer that it reads.
+
+    One of the two only where it refuses the other; plain where it refuses all, for the reasons.
+    """
+    shapes = {LINEAR.name: (D_MODEL, D_MODEL), EXPERT_LINEAR.name: (4, D_MODEL, D_MODEL)}
+    if op not in shapes:
+        return [None]
+    capabilities = Capabilities.of(torch.device("cpu"))
+
+    def reads(quantizer: BlockConfig | None) -> bool:
+        static = {"quantizer": quantizer, "shape": shapes[op]}
+        return any(ask(kernel, capabilities, Call(op, phase, torch.float32, static)).ok for phase in PHASES)
+
+    samples = [_sample(registry.block("quantizer", name)) for name in registry.names("quantizer")]
+    packed = [sample for sample in samples if isinstance(sample, QuantizerConfig) and reads(sample)][:1]
+    return [*([None] if reads(None) or not packed else []), *packed]
 
 
 def _placements(

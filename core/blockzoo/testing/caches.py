@@ -5,7 +5,7 @@ Axes: B batch, T tokens, D d_model.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -102,6 +102,26 @@ def cache_rolls_back(subject: BlockSubject) -> None:
     need_close(found, full[:, half], CACHED, "after a rollback the next token differs: something was not forgotten")
 
 
+def cache_keeps_no_graph(subject: BlockSubject) -> None:
+    """After a pass with gradients the state remembers numbers, no graph: nothing in it has a grad_fn."""
+    module, x = subject.build(), inputs().requires_grad_()
+    held = new_cache(module)
+    in_parts(module, held, x, [0, LENGTH - 1, LENGTH])
+    for name, tensor in _tensors_in(held.states[0], type(held.states[0]).__name__):
+        need(not tensor.requires_grad, f"{name} keeps the graph of the pass that wrote it alive: store it detached")
+
+
+def _tensors_in(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor that a state holds, with where, however deep in objects of its own."""
+    if isinstance(value, Tensor):
+        yield name, value
+        return
+    inner = value if isinstance(value, Mapping) else getattr(value, "__dict__", {})
+    inner = dict(enumerate(value)) if isinstance(value, (list, tuple)) else inner
+    for key, part in inner.items():
+        yield from _tensors_in(part, f"{name}.{key}")
+
+
 def cache_bytes(subject: BlockSubject) -> None:
     """The state holds exactly the bytes that cost() says, a sequence of any length."""
     module = subject.build()
@@ -124,4 +144,4 @@ def flops(subject: BlockSubject) -> None:
                 advance(module, held, x[:, context - 1 : context])
 
 
-CHECKS = (cache, cache_with_padding, cache_rows, cache_rolls_back, cache_bytes, flops)
+CHECKS = (cache, cache_with_padding, cache_rows, cache_rolls_back, cache_keeps_no_graph, cache_bytes, flops)

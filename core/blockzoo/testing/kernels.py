@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -11,12 +12,14 @@ import torch
 from torch import Tensor
 
 from blockzoo.blocks import QuantizerConfig
-from blockzoo.kernels import PHASES, Call, Capabilities, Example, Kernel, Op, Verdict
+from blockzoo.kernels import PHASES, Call, Capabilities, Example, Kernel, Op, Verdict, ask
 from blockzoo.registry import Registry
 from blockzoo.step import Phase
 from blockzoo.testing.check import CheckFailed, CheckSkipped, error_of, need, quiet
 from blockzoo.testing.ops import inputs_of, tensors_of
 
+ELSEWHERE = (Capabilities("cpu", cpu="AVX512"), *(Capabilities("cuda", (major, 0)) for major in range(7, 13)))
+"""What a kernel is asked about that serves nothing here."""
 BACKWARD = 2e-5  # of the greatest gradient, float32
 FEW = 2  # examples of a kernel that builds itself for each shape
 
@@ -58,10 +61,14 @@ class KernelSubject:
             if any(self.verdict(example, dtype, phase).ok for phase in phases if phase in example.phases):
                 found.append(example)
         if not found:
-            first = next(self.examples(dtype))
-            reason = self.verdict(first, dtype, phases[-1]).reason
-            raise CheckSkipped(f"says no to every example in {dtype} on {self.device.type}: {reason}")
+            reasons = "; ".join(self.refusals(dtype, phases))
+            raise CheckSkipped(f"says no to every example in {dtype} on {self.device.type}: {reasons}")
         return found[:: max(1, len(found) // FEW)][:FEW] if self.kernel.builds_itself else found
+
+    def refusals(self, dtype: torch.dtype, phases: Sequence[Phase] = PHASES) -> list[str]:
+        """The distinct reasons of its noes to examples."""
+        said = [self.verdict(e, dtype, p) for e in self.examples(dtype) for p in phases if p in e.phases]
+        return list(dict.fromkeys(verdict.reason for verdict in said if not verdict.ok))
 
     def arguments(self, example: Example) -> tuple[Any, ...]:
         """A weight goes in as the kernel's layout has it."""
@@ -104,7 +111,9 @@ def _ignored(subject: KernelSubject, example: Example, dtype: torch.dtype) -> st
     """What the example has that the op's first one, a plain one, lacks: options that ``supports`` may say no to."""
     plain = next(subject.examples(dtype)).static
     extra = [name for name, value in example.static.items() if value and not plain.get(name)]
-    return f"; if it ignores {', '.join(extra)}, supports() should say no to that" if extra else ""
+    passed = inspect.signature(subject.op.reference).bind(*example.args, **example.kwargs).arguments
+    bias = "" if passed.get("bias") is None or "bias" in example.static else "; does it add the bias?"
+    return bias + (f"; if it ignores {', '.join(extra)}, supports() should say no to that" if extra else "")
 
 
 @contextmanager
@@ -123,7 +132,7 @@ def _advice(example: Example) -> str:
     if example.kwargs.get("quantizer") is None:
         return ""
     packed = ", ".join(f"'{name}'" for name in example.args[0])
-    return f"; the weight is packed, as {packed}: say no where call.static['quantizer'] is not None"
+    return f"; the weight is packed, as {packed}: say no where call.static['quantizer'] is not one you read"
 
 
 def _need_equal(subject: KernelSubject, example: Example, dtype: torch.dtype, how: str = "") -> None:
@@ -143,14 +152,36 @@ def equals_reference(subject: KernelSubject) -> None:
     for dtype in subject.op.tolerances:
         try:
             examples = subject.served(dtype)
-        except CheckSkipped as skipped:
-            last = skipped
+        except CheckSkipped:
             continue
         served = True
         for example in examples:
             _need_equal(subject, example, dtype)
     if not served:
-        raise last
+        _nothing_served(subject)
+
+
+def _nothing_served(subject: KernelSubject) -> None:
+    """Never a yes is a fault, unless it waits for another device than this one."""
+    reasons = "; ".join(dict.fromkeys(reason for dtype in subject.op.tolerances for reason in subject.refusals(dtype)))
+    where = subject.device.type
+    if any(_serves_on(subject, there) for there in ELSEWHERE if there.device != where):
+        raise CheckSkipped(f"serves another device than {where}: {reasons}")
+    need(
+        False,
+        f"says no to every example in every dtype, so nothing of it was checked: {reasons[:300]}; decide by the"
+        f" capabilities that supports() is given, or check it where it can run",
+    )
+
+
+def _serves_on(subject: KernelSubject, there: Capabilities) -> bool:
+    """Whether it says yes to some example on another device; nothing runs."""
+    return any(
+        ask(subject.kernel, there, Call(subject.op.name, phase, dtype, example.static)).ok
+        for dtype in subject.op.tolerances
+        for example in subject.examples(dtype)
+        for phase in example.phases
+    )
 
 
 def strided_inputs(subject: KernelSubject) -> None:

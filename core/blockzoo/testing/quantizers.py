@@ -65,12 +65,16 @@ def error_bound(subject: BlockSubject) -> None:
 
 
 def precision(subject: BlockSubject) -> None:
-    """On normal weights the error is no greater than so many bits allow."""
+    """On normal weights the error is no greater than its error_bound, or else so many bits, allow."""
     config = config_of(subject)
     weight = weights_of(config)[0]
-    error = float((come_back(config, weight) - weight).norm() / weight.norm())
-    allowed = 4 * 2.0**-config.weight_bits
-    need(error < allowed, f"normal weights are {error:.1%} off, for {config.weight_bits:g} bits at most {allowed:.1%}")
+    error, bound = float((come_back(config, weight) - weight).norm() / weight.norm()), config.error_bound(weight)
+    if bound is None:
+        allowed, by = 4 * 2.0**-config.weight_bits, f"for {config.weight_bits:g} bits"
+        hint = ": bits of scales cost as much as bits of codes; where they are many, say the format's error_bound"
+    else:
+        allowed, by, hint = min(float(bound.norm() / weight.norm()), 1.0), "by its error_bound", ""
+    need(error < allowed, f"normal weights are {error:.1%} off, {by} at most {allowed:.1%}{hint}")
 
 
 def packed_size(subject: BlockSubject) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +21,8 @@ def every_value_counts(subject: FamilySubject) -> None:
     for path in sorted({*_paths(subject.sample.config_json), *((key,) for key in written)}):
         if path[-1] in HARMLESS or ".".join(path) in layout.harmless:
             continue
+        for document in documents:
+            _need_null_read(subject, document, path)
         need(
             any(_counts(subject, document, path) for document in documents),
             f"config.json's '{'.'.join(path)}' may have any value, and the model stays the same: use it, refuse others"
@@ -36,6 +38,21 @@ def _paths(document: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
             yield from ((key, *rest) for rest in _paths(value))
 
 
+def _need_null_read(subject: FamilySubject, document: Mapping[str, Any], path: tuple[str, ...]) -> None:
+    """Null is a model or refused, like any value: files have it where an option is unset."""
+    for changed in _changed(document, path, [None]):
+        try:
+            subject.reads(changed)
+        except BlockzooError:
+            continue
+        except Exception as error:
+            need(
+                False,
+                f"config.json's '{'.'.join(path)}' as null raises {type(error).__name__}: {error}: ConfigJSON's readers"
+                " take null for absent; where it says something else, ask keys.is_null",
+            )
+
+
 def _counts(subject: FamilySubject, document: Mapping[str, Any], path: tuple[str, ...]) -> bool:
     """Whether one of several other values of the same type is refused or read as another model."""
     model = subject.reads(document)
@@ -48,14 +65,19 @@ def _counts(subject: FamilySubject, document: Mapping[str, Any], path: tuple[str
     return False
 
 
-def _changed(document: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+def _changed(
+    document: Mapping[str, Any], path: tuple[str, ...], others: Sequence[Any] | None = None
+) -> Iterator[dict[str, Any]]:
     """The document with other values in one place; none where it lacks that place."""
     key, *rest = path
     if key not in document:
         return
     value = document[key]
-    others = _changed(value, tuple(rest)) if rest else _others(value)
-    yield from ({**document, key: other} for other in others)
+    if rest:
+        inner: Iterable[Any] = _changed(value, tuple(rest), others) if isinstance(value, dict) else ()
+    else:
+        inner = _others(value) if others is None else others
+    yield from ({**document, key: other} for other in inner)
 
 
 def _others(value: Any) -> list[Any]:

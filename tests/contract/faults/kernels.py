@@ -85,6 +85,14 @@ def unpacked_only(weight: Mapping[str, Tensor], x: Tensor, bias: Tensor | None, 
     return F.linear(x, weight["weight"], bias)
 
 
+def without_bias(weight: Mapping[str, Tensor], x: Tensor, bias: Tensor | None, *, quantizer: Any) -> Tensor:
+    return linear_reference(weight, x, None, quantizer=quantizer)
+
+
+def never(capabilities: Capabilities, call: Call) -> Verdict:
+    return no("has a softcap") if call.static.get("softcap") is not None else no("not on Sundays")
+
+
 def always(capabilities: Capabilities, call: Call) -> Verdict:
     return YES
 
@@ -103,6 +111,8 @@ FAULTS: dict[str, tuple[str, Kernel, str]] = {
     "other_dtype": ("attention", replace(CONTROL, function=other_dtype), "equals_reference"),
     "dishonest_yes": ("attention", replace(CONTROL, supports=always), "equals_reference"),
     "dishonest_about_packed": ("linear", Kernel("plain", unpacked_only, always), "equals_reference"),
+    "bias_left_out": ("linear", Kernel("plain", without_bias, always), "equals_reference"),
+    "serves_nothing": ("attention", replace(CONTROL, supports=never), "equals_reference"),
     "static_nobody_gives": ("attention", replace(CONTROL, supports=asks_for_what_nobody_says), "verdicts"),
     "no_without_reason": ("attention", replace(CONTROL, supports=lambda c, call: Verdict(False)), "verdicts"),
     "wrong_backward": ("attention", replace(CONTROL, function=wrong_backward), "backward"),

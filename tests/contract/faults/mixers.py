@@ -216,6 +216,14 @@ class RollsBackTooFar(Attention):
         return with_state(ForgetsOneMore)
 
 
+class RemembersTheGraph(Attention):
+    caught_by: ClassVar[str] = "cache_keeps_no_graph"
+
+    @classmethod
+    def module(cls) -> type[GroupedQueryAttention]:
+        return with_state(KeepsTheGraph)
+
+
 class Stuck(TokenState):
     def extend(self, step: Step, *new: Tensor) -> tuple[tuple[Tensor, ...], Keys]:
         found = super().extend(step, *new)
@@ -243,6 +251,12 @@ class ForgetsOneMore(TokenState):
     def rollback(self, length: int) -> None:
         super().rollback(length)
         self.positions[:, length - 1] = -1
+
+
+class KeepsTheGraph(TokenState):
+    def extend(self, step: Step, *new: Tensor) -> tuple[tuple[Tensor, ...], Keys]:
+        self.latest = {"keys": [new[0][..., -1:, :]]}
+        return super().extend(step, *new)
 
 
 def with_state(kind: type[TokenState]) -> type[GroupedQueryAttention]:

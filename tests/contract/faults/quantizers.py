@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -31,6 +32,38 @@ class WideGroups(Quantizer):
 
     def refuses(self, shape: tuple[int, ...]) -> str | None:
         return f"packs groups of 64 inputs, found {shape[-1]}" if shape[-1] % 64 else None
+
+
+class CostlyScales(Quantizer):
+    """Without a fault: float32 scales take bits that make no weight more precise."""
+
+    group_size: int = Field(16, description="weights that share a scale")
+
+    @property
+    def weight_bits(self) -> float:
+        return 8 + 32 / self.group_size
+
+    def tensors(self, shape: tuple[int, ...]) -> dict[str, StateTensor]:
+        tensors = super().tensors(shape)
+        return {**tensors, "scales": replace(tensors["scales"], dtype=torch.float32)}
+
+    def pack(self, weight: Tensor) -> dict[str, Tensor]:
+        groups = weight.detach().float().unflatten(-1, (-1, self.group_size))
+        scales = groups.abs().amax(dim=-1) / 7
+        codes = (groups / scales[..., None]).round().to(torch.int8)
+        return {"codes": codes.flatten(-2), "scales": scales}
+
+    def error_bound(self, weight: Tensor) -> Tensor | None:
+        return super().error_bound(weight) * 127 / 7
+
+
+class CostlyScalesUnbounded(CostlyScales):
+    """The same fails where it promises no bound."""
+
+    caught_by: ClassVar[str] = "precision"
+
+    def error_bound(self, weight: Tensor) -> None:
+        return None
 
 
 class OffByOneCode(Quantizer):
