@@ -104,11 +104,12 @@ def _read_windows(keys: ConfigJSON, count: int, sparse: bool) -> tuple[int | Non
     """
     used = keys.flag("use_sliding_window", default=False)
     window = keys.integer("sliding_window", default=4096)
+    unbounded = keys.is_null("sliding_window")  # transformers: no window at all, where a key left out is 4096
     first = keys.integer("max_window_layers", default=28, least=0)
     kinds = keys.names("layer_types", count, (FULL, SLIDING))
-    if not used:
-        if kinds is not None and SLIDING in kinds:
-            keys.fail("layer_types", "has sliding layers, but use_sliding_window is not true")
+    if not used and kinds is not None and SLIDING in kinds:
+        keys.fail("layer_types", "has sliding layers, but use_sliding_window is not true")
+    if not used or unbounded:
         return None, [False] * count
     if sparse:
         return window, [True] * count

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from blockzoo.testing import conformance
+from blockzoo_cpu.library import problem
 from tests.contract.conftest import registry_with_tests_own
 
 test_blocks = conformance("blocks")
+test_cpu = pytest.mark.skipif(problem() is not None, reason=f"no C kernels here: {problem()}")(conformance("cpu"))
+test_tensorboard = conformance("tensorboard")
 test_torch = conformance("torch")
 test_gpt2 = conformance("gpt2")
 test_gpt_oss = conformance("gpt_oss")

@@ -100,6 +100,24 @@ def test_check_passes_on_a_file_that_is_right(fresh: Path, capfd: pytest.Capture
     assert {row["component"] for row in report["checks"]} == {"norm/scale_norm"}
 
 
+def test_checks_of_a_file_that_need_a_package_are_skipped_in_one_line(
+    fresh: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (fresh / "my_block.py").write_text(RIGHT)
+    assert main(["plugins", "check", "./my_block.py", "--only", "package/my_block"]) == 0
+    (line,) = [line for line in capfd.readouterr().out.splitlines() if line.startswith("skipped ")]
+    assert line.startswith("skipped package/my_block 5 checks: ")
+
+
+@pytest.mark.parametrize("folder", ["blockzoo-mine", "./blockzoo-mine"])
+def test_a_package_that_is_not_installed_is_told_how(
+    fresh: Path, capfd: pytest.CaptureFixture[str], folder: str
+) -> None:
+    assert main(["plugins", "new", "mine"]) == 0
+    assert main(["plugins", "check", folder]) == 2
+    assert f"'pip install -e {folder}' installs it" in capfd.readouterr().err
+
+
 def test_check_fails_with_one_line_a_failure(fresh: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (fresh / "my_block.py").write_text(WRONG_COST)
     assert main(["plugins", "check", "./my_block.py", "--only", "norm/scale_norm"]) == 1

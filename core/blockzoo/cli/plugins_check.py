@@ -1,6 +1,6 @@
 """``blockzoo plugins check``: the conformance suite as a table, a readable line for each skip and each failure.
 
-Checks of one component that fail alike (its samples can't be made, say) share a line; JSON has each by itself.
+Checks of one component that end alike (its samples can't be made, say) share a line; JSON has each by itself.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from blockzoo.importing import one_line
 from blockzoo.testing import Check, CheckFailed, CheckSkipped, checks
 
 Result = Literal["passed", "failed", "skipped"]
-FEW = 3  # checks that fail alike and are still named
+FEW = 3  # checks that end alike and are still named
 
 
 @dataclass(frozen=True)
@@ -98,14 +98,13 @@ def _print(outcomes: Sequence[Outcome]) -> None:
         seconds = sum(outcome.seconds for outcome in own)
         rows.append([component, counts["passed"], counts["failed"], counts["skipped"], f"{seconds:.1f}"])
     table("", ("component", "passed", "failed", "skipped", "seconds"), rows, numbers=True)
-    for outcome in outcomes:
-        if outcome.result == "skipped":
-            print(f"skipped {outcome.component} {outcome.check}: {outcome.message}")
-    alike: dict[tuple[str, str], list[str]] = {}
-    for outcome in outcomes:
-        if outcome.result == "failed":
-            alike.setdefault((outcome.component, outcome.message), []).append(outcome.check)
-    for (component, message), names in alike.items():
-        print(f"failed {component} {', '.join(names) if len(names) <= FEW else f'{len(names)} checks'}: {message}")
+    for result in ("skipped", "failed"):
+        alike: dict[tuple[str, str], list[str]] = {}
+        for outcome in outcomes:
+            if outcome.result == result:
+                alike.setdefault((outcome.component, outcome.message), []).append(outcome.check)
+        for (component, message), names in alike.items():
+            which = ", ".join(names) if len(names) <= FEW else f"{len(names)} checks"
+            print(f"{result} {component} {which}: {message}")
     failed = sum(outcome.result == "failed" for outcome in outcomes)
     print(f"{failed} of {len(outcomes)} checks failed" if failed else f"all {len(outcomes)} checks pass or are skipped")

@@ -31,9 +31,12 @@ def read_model(ref: str, registry: Registry, settings: Sequence[str] = ()) -> Mo
 def read_plugin(name_or_file: str) -> tuple[str, Registry]:
     """Load the plugins, a file among them where one is named: the plugin's name, and the registry.
 
-    Raises PluginError, with its state and reason, where it isn't loaded.
+    Raises PluginError, with its state and reason, where it isn't loaded, InputError for a package that isn't installed.
     """
     name = name_or_file
+    known = {plugin.name for plugin in host().plugins}
+    if name not in known and (Path(name) / "pyproject.toml").is_file():
+        raise InputError(f"{name} is a folder: 'pip install -e {name}' installs it, then give the plugin's name")
     if name.endswith(".py") or os.sep in name:
         name = host().load_file(name).name
     rows = [plugin for plugin in host().plugins if plugin.name == name]
@@ -41,7 +44,7 @@ def read_plugin(name_or_file: str) -> tuple[str, Registry]:
         theirs = sorted(plugin.name for plugin in host().plugins if plugin.installed.distribution == name)
         if theirs:
             raise InputError(f"'{name}' is a distribution; its plugins are: {', '.join(theirs)}")
-        raise InputError(f"no plugin '{name}' is installed{nearest(name, {p.name for p in host().plugins})}")
+        raise InputError(f"no plugin '{name}' is installed{nearest(name, known)}")
     if not any(row.state == "loaded" for row in rows):
         raise PluginError(f"plugin '{name}' is not loaded: {rows[0].state}: {rows[0].error}")
     return name, host().registry

@@ -412,7 +412,10 @@ def test_a_family_refuses_what_its_config_cant_say(
     save_pretrained(model, tmp_path / "native", registry=registry, layout="native")
 
 
-@pytest.mark.parametrize(("values", "window"), [({}, 4096), ({"sliding_window": None}, None), ({"sliding_window": 8}, 8)])
+@pytest.mark.parametrize(
+    ("values", "window"),
+    [({}, 4096), ({"sliding_window": None}, None), ({"sliding_window": 8}, 8)],
+)
 def test_null_can_be_told_from_absent(values: dict[str, Any], window: int | None) -> None:
     keys = ConfigJSON(values)
     found = None if keys.is_null("sliding_window") else keys.integer("sliding_window", default=4096)
