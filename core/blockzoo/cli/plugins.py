@@ -98,7 +98,10 @@ def doctor(as_json: AsJson = False) -> None:
 def new(
     name: Annotated[str, typer.Argument(help="the plugin's name: lower-case letters, digits, underscores")],
     kind: Annotated[
-        str, typer.Option(help="what it brings: norm, residual, mixer, ffn, position, quantizer, kernel or family")
+        str,
+        typer.Option(
+            help="what it brings: norm, residual, mixer, recurrence, ffn, position, quantizer, kernel or family"
+        ),
     ] = "norm",
     output: Annotated[
         Path | None, typer.Option(metavar="DIR", help="the folder to make; default: ./blockzoo-NAME")

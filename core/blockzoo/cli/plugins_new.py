@@ -42,6 +42,7 @@ class Kind:
 KINDS: Mapping[str, Kind] = {
     "norm": Kind.block("norm", "norm: {type: $name}"),
     "mixer": Kind.block("mixer", "layers: {count: 12, mixer: {type: $name, n_heads: 8}, ...}"),
+    "recurrence": Kind.block("mixer", "layers: {count: 12, mixer: {type: $name, n_heads: 8}, ...}"),
     "ffn": Kind.block("ffn", "layers: {count: 12, ffn: {type: $name, d_ff: 3072}, ...}"),
     "residual": Kind.block("residual", "residual: {type: $name}"),
     "position": Kind.block("position", "position: {type: $name}"),
@@ -133,5 +134,6 @@ def check_name(name: str, kind: str) -> None:
     if importlib.util.find_spec(f"blockzoo_{name}") is not None:
         raise InputError(f"the name '{name}' is taken: there is a module blockzoo_{name} already; choose another")
     shipped = load_plugins(selection=replace(selection, only=frozenset(), files=())).registry
-    if any(key[:2] == (kind, name) for key in shipped.things):
-        raise InputError(f"the name '{name}' is taken: blockzoo ships a {kind} of that name; choose another")
+    registered = "mixer" if kind == "recurrence" else kind
+    if any(key[:2] == (registered, name) for key in shipped.things):
+        raise InputError(f"the name '{name}' is taken: blockzoo ships a {registered} of that name; choose another")
