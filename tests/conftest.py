@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import blockzoo_blocks
+import blockzoo_cpu
 import blockzoo_gpt2
 import blockzoo_gpt_oss
 import blockzoo_qwen3
@@ -20,6 +21,7 @@ def builtin_registry() -> Registry:
     """What is shipped: blocks, kernels and families, without the host and without any third party."""
     plugins = {
         "blocks": blockzoo_blocks,
+        "cpu": blockzoo_cpu,
         "gpt2": blockzoo_gpt2,
         "gpt_oss": blockzoo_gpt_oss,
         "qwen3": blockzoo_qwen3,
