@@ -37,14 +37,7 @@ def identity(plan: ExperimentPlan, registry: Registry) -> str:
         "seeds": plan.seeds,
         "learning_rate": experiment.learning_rate.model_dump(mode="json"),
         "data": experiment.data.model_dump(mode="json"),
-        "arms": {
-            arm.name: [
-                digest(arm.model, registry),
-                arm.tokenizer,
-                arm.train.model_dump(mode="json", exclude=UNHASHED),
-            ]
-            for arm in plan.arms
-        },
+        "arms": {arm.name: [digest(arm.model, registry), arm.tokenizer, _recipe(arm)] for arm in plan.arms},
     }
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
