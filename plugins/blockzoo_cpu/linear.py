@@ -35,13 +35,13 @@ def supports(capabilities: Capabilities, call: Call) -> Verdict:
         return no("serves decoding: few rows")
     if call.dtype not in TYPES:
         return no(f"serves float32 and bfloat16, not {str(call.dtype).removeprefix('torch.')}")
-    quantizer, d_in = call.static["quantizer"], call.static["shape"][-1]
+    quantizer = call.static.get("quantizer")
     if not isinstance(quantizer, Int8Config | MXFP4Config | None):
         return no(f"reads plain, int8 and mxfp4 weights, not {type(quantizer).__name__}'s")
     if isinstance(quantizer, Int8Config) and quantizer.group_size != GROUP:
         return no(f"reads int8 in groups of {GROUP}, not {quantizer.group_size}")
-    if quantizer is not None and d_in % PAIR:
-        return no(f"reads packed rows of a multiple of {PAIR} inputs, not {d_in}")
+    if quantizer is not None and call.static["shape"][-1] % PAIR:
+        return no(f"reads packed rows of a multiple of {PAIR} inputs, not {call.static['shape'][-1]}")
     why = problem()
     return YES if why is None else no(why)
 
