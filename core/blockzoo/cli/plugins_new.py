@@ -27,8 +27,11 @@ TRY = "\n\n`blockzoo plugins try $name` puts it into three small models, trains 
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of plugin: what its module exports, how that is registered, and how the README says it is used."""
+    """One kind of plugin: the kind that it registers, what its module exports, how that is registered, and how the
+    README says it is used.
+    """
 
+    registers: str
     export: str
     register: str
     use: str
@@ -36,7 +39,7 @@ class Kind:
     @classmethod
     def block(cls, kind: str, yaml: str) -> Kind:
         use = f"In a model's YAML:\n\n```yaml\n{yaml}\n```{TRY}"
-        return cls("${camel}Config", f'registry.block("{kind}", "$name", ${{camel}}Config)', use)
+        return cls(kind, "${camel}Config", f'registry.block("{kind}", "$name", ${{camel}}Config)', use)
 
 
 KINDS: Mapping[str, Kind] = {
@@ -48,12 +51,14 @@ KINDS: Mapping[str, Kind] = {
     "position": Kind.block("position", "position: {type: $name}"),
     "quantizer": Kind.block("quantizer", "quantizer: {type: $name}"),
     "kernel": Kind(
+        "kernel",
         "KERNEL",
         'registry.kernel("attention", KERNEL)',
         "It is chosen where it can run and none of higher priority can;"
         f' `blockzoo.build(config, kernels={{"attention": "$name"}})` insists on it.{TRY}',
     ),
     "family": Kind(
+        "family",
         "FAMILY",
         "registry.family(FAMILY)",
         "`blockzoo.from_pretrained(folder)` reads a checkpoint, `blockzoo.save_pretrained(model, folder)` writes one.",
@@ -134,6 +139,6 @@ def check_name(name: str, kind: str) -> None:
     if importlib.util.find_spec(f"blockzoo_{name}") is not None:
         raise InputError(f"the name '{name}' is taken: there is a module blockzoo_{name} already; choose another")
     shipped = load_plugins(selection=replace(selection, only=frozenset(), files=())).registry
-    registered = "mixer" if kind == "recurrence" else kind
+    registered = KINDS[kind].registers
     if any(key[:2] == (registered, name) for key in shipped.things):
         raise InputError(f"the name '{name}' is taken: blockzoo ships a {registered} of that name; choose another")
