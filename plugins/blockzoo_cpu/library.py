@@ -15,10 +15,11 @@ import subprocess
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
-SOURCE = Path(__file__).with_name("rows.c")
+FOLDER = Path(__file__).parent
 FLAGS = ("-O3", "-fPIC", "-std=gnu11")
 
 
@@ -37,12 +38,20 @@ def library() -> ctypes.CDLL:
         found = ctypes.CDLL(str(file))
     except OSError as error:
         raise BuildError(f"{file} can't be loaded: {error}") from error
-    found.rows_times.argtypes = [
-        *(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int),  # weight, scales, bias
-        *(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int),  # x, y, sizes
-        *(ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_int),  # counts, experts, rounded, wide
-    ]
     return found
+
+
+def function(name: str, *arguments: type[Any]) -> Any:
+    """A function of the library that returns an int, and what it takes."""
+    found = library()[name]
+    found.argtypes = list(arguments)
+    return found
+
+
+@cache
+def wide() -> bool:
+    """Whether this CPU has the AVX-512 parts that the vector kernels use."""
+    return bool(library().has_avx512())
 
 
 @cache
@@ -68,9 +77,11 @@ def build(target: Path, *, openmp: bool) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-            object_file, made = Path(folder, "rows.o"), Path(folder, "rows.so")
-            _run(cc, *FLAGS, *(["-fopenmp"] if openmp else []), "-c", str(SOURCE), "-o", str(object_file))
-            _run(cc, "-shared", str(object_file), "-lm", "-o", str(made))
+            made, objects = Path(folder, "made.so"), []
+            for source in sorted(FOLDER.glob("*.c")):
+                objects.append(str(Path(folder, f"{source.stem}.o")))
+                _run(cc, *FLAGS, *(["-fopenmp"] if openmp else []), "-c", str(source), "-o", objects[-1])
+            _run(cc, "-shared", *objects, "-lm", "-o", str(made))
             os.replace(made, target)
     except OSError as error:
         raise BuildError(f"{target.parent} can't be written: {error}") from error
@@ -87,7 +98,8 @@ def _run(*command: str) -> None:
 
 
 def _built(openmp: bool) -> Path:
-    key = "\0".join((SOURCE.read_text(encoding="utf-8"), *FLAGS, str(openmp), platform.machine(), compiler() or ""))
+    sources = [path.read_text(encoding="utf-8") for path in sorted(FOLDER.glob("*.[ch]"))]
+    key = "\0".join((*sources, *FLAGS, str(openmp), platform.machine(), compiler() or ""))
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     file = home / "blockzoo" / f"cpu-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
     if not file.is_file():

@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Mapping, Sequence
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from blockzoo.blocks import QuantizerConfig
 from blockzoo.kernels import YES, Call, Capabilities, Kernel, Verdict, no
 from blockzoo_blocks.quantizers.int8 import Int8Config
 from blockzoo_blocks.quantizers.mxfp4 import MXFP4Config
-from blockzoo_cpu.library import library, problem
+from blockzoo_cpu.library import function, problem, wide
 
 GROUP, PAIR = 32, 64
 FLOAT32, BFLOAT16, MXFP4, INT8 = range(4)
@@ -90,7 +91,7 @@ def _rows(
     # rows lie one after another for the C code; weights do already, so they are never copied
     x, weights = x.contiguous(), weights.contiguous()
     scales, bias = (None if part is None else part.contiguous() for part in (scales, bias))
-    failed = library().rows_times(
+    failed = _rows_times()(
         kind,
         weights.data_ptr(),
         None if scales is None else scales.data_ptr(),
@@ -104,8 +105,8 @@ def _rows(
         y.shape[1],
         (ctypes.c_int64 * len(rows))(*rows),
         len(rows),
-        int(scales is not None and x.dtype == torch.bfloat16 and _wide()),
-        int(_wide()),
+        int(scales is not None and x.dtype == torch.bfloat16 and wide()),
+        int(wide()),
     )
     if failed:
         raise MemoryError(f"no memory for the activations of {len(x)} rows")
@@ -119,9 +120,13 @@ def _like(
 
 
 @cache
-def _wide() -> bool:
-    """Whether this CPU has the AVX-512 parts that the vector kernels use."""
-    return bool(library().has_avx512())
+def _rows_times() -> Any:
+    return function(
+        "rows_times",
+        *(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int),  # weight, scales, bias
+        *(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int),  # x, y, sizes
+        *(ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_int),  # counts, experts, rounded, wide
+    )
 
 
 # a torch op, so that torch.compile and export see one call

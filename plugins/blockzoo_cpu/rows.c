@@ -6,23 +6,9 @@
  *
  * Axes: n rows of activations, d_in inputs, d_out outputs; a weight row is d_in weights.
  */
-#include <math.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
+#include "common.h"
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#define AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")))
-#define VARIANTS __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define VARIANTS
-#endif
-
-enum { GROUP = 32, PAIR = 64, AHEAD = 2048 /* bytes that prefetching runs ahead */ };
-enum Weight { FLOAT32, BFLOAT16, MXFP4, INT8 };
-enum Type { F32, BF16 };
+enum { PAIR = 64, AHEAD = 2048 /* bytes that prefetching runs ahead */ };
 
 /* One row of activations as a weight's kernel reads it. Rounded rows have codes, scales and start; exact ones values. */
 typedef struct {
@@ -34,28 +20,9 @@ typedef struct {
 
 typedef float (*Dot)(const void *weights, const void *scales, const Row *x, int d_in);
 
-static const float E2M1[16] = {0, .5f, 1, 1.5f, 2, 3, 4, 6, -0.f, -.5f, -1, -1.5f, -2, -3, -4, -6};
 /* twice the value plus 12: unsigned, as one operand of a byte product must be */
 static const int8_t E2M1_SHIFTED[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};
 enum { MXFP4_OFFSET = 12, INT8_OFFSET = 128 };
-
-static inline float of_bits(uint32_t bits) {
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-static inline float of_bf16(uint16_t half) { return of_bits((uint32_t)half << 16); }
-
-static inline uint16_t to_bf16(float value) { /* round to nearest even; NaN stays NaN */
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    if (value != value) return (uint16_t)(bits >> 16 | 64);
-    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
-/* 2^(byte - 127); byte 0 is a denormal, which has no exponent of its own */
-static inline float of_e8m0(uint8_t byte) { return of_bits(byte ? (uint32_t)byte << 23 : 1u << 22); }
 
 /* --- plain C: what every machine can run, and what the vector kernels are checked against --- */
 
@@ -112,11 +79,6 @@ VARIANTS static float int8_dot(const void *weights, const void *scales, const Ro
 /* --- AVX-512 --- */
 
 #if defined(__x86_64__)
-
-AVX512 static inline __m512 widened(const uint16_t *halves) {
-    __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)halves));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
-}
 
 AVX512 static float bfloat16_dot_avx512(const void *weights, const void *scales, const Row *x, int d_in) {
     const uint16_t *w = weights;
@@ -248,15 +210,6 @@ AVX512 static float int8_rounded_avx512(const void *weights, const void *scales,
 #endif
 
 /* --- which of them, and what it wants of the activations --- */
-
-int has_avx512(void) {
-#if defined(__x86_64__)
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
-#else
-    return 0;
-#endif
-}
 
 static Dot dot_of(int weight, int rounded, int wide) {
 #if defined(__x86_64__)

@@ -1,4 +1,5 @@
 /* Runs every kernel on buffers of exactly the size that it may touch, for the sanitizers to watch. */
+#include "machine.c"
 #include "rows.c"
 
 int main(void) {

@@ -1,0 +1,52 @@
+/* What the kernels share: the formats of numbers, and how a function is compiled for several instruction sets. */
+#ifndef BLOCKZOO_COMMON_H
+#define BLOCKZOO_COMMON_H
+
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#define AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")))
+#define VARIANTS __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define VARIANTS
+#endif
+
+enum { GROUP = 32 /* weights that share a scale */ };
+enum Type { F32, BF16 };
+enum Weight { FLOAT32, BFLOAT16, MXFP4, INT8 };
+
+static const float E2M1[16] = {0, .5f, 1, 1.5f, 2, 3, 4, 6, -0.f, -.5f, -1, -1.5f, -2, -3, -4, -6};
+
+static inline float of_bits(uint32_t bits) {
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+static inline float of_bf16(uint16_t half) { return of_bits((uint32_t)half << 16); }
+
+static inline uint16_t to_bf16(float value) { /* round to nearest even; NaN stays NaN */
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    if (value != value) return (uint16_t)(bits >> 16 | 64);
+    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+/* 2^(byte - 127); byte 0 is a denormal, which has no exponent of its own */
+static inline float of_e8m0(uint8_t byte) { return of_bits(byte ? (uint32_t)byte << 23 : 1u << 22); }
+
+#if defined(__x86_64__)
+
+AVX512 static inline __m512 widened(const uint16_t *halves) {
+    __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)halves));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
+
+#endif
+
+#endif
