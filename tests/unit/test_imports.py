@@ -25,7 +25,7 @@ LAYERS = (  # from the bottom up; a module may import its own layer and those be
     {"ends", "model", "initialization", "quantization", "building"},
     {"generation", "tokenizers", "checkpoints", "chat"},
     {"training"},
-    {"experiments"},
+    {"experiments", "bench", "evaluation"},
     {"testing", "cli"},
     {"__init__", "__main__"},
 )

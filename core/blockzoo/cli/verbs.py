@@ -84,6 +84,7 @@ OWN_VERBS = (
     OwnVerb("train", "train one model from YAML"),
     OwnVerb("generate", "continue a prompt, or answer one"),
     OwnVerb("chat", "talk to a model in the format it was trained on"),
+    OwnVerb("evaluate", "run tasks of lm-evaluation-harness on a model"),
     OwnVerb("coordinates", "whether a learning rate does the same at every width and depth"),
     OwnVerb("compare", "train the arms of an experiment and tabulate them"),
     OwnVerb("report", "make an experiment's report again: HTML, JSON, CSV"),

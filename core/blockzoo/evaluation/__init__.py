@@ -1,0 +1,1 @@
+"""Evaluation on the tasks of lm-evaluation-harness (extra ``eval``)."""
