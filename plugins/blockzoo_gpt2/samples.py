@@ -1,20 +1,23 @@
-"""A tiny GPT-2 for the conformance suite; logits as transformers computes them."""
+"""Tiny GPT-2s, tied and untied, for the conformance suite; logits as transformers computes them."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from blockzoo.checkpoints.family import Sample
 
+MODEL: dict[str, Any] = {
+    "model_type": "gpt2",
+    "vocab_size": 101,
+    "n_positions": 64,
+    "n_embd": 32,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_inner": 96,
+}
 HF = (
+    Sample(MODEL, logits=(-0.437585, 0.277547, -0.046749, -0.162541, -0.18444, -0.43172)),
     Sample(
-        {
-            "model_type": "gpt2",
-            "vocab_size": 101,
-            "n_positions": 64,
-            "n_embd": 32,
-            "n_layer": 2,
-            "n_head": 4,
-            "n_inner": 96,
-        },
-        logits=(-0.437585, 0.277547, -0.046749, -0.162541, -0.18444, -0.43172),
+        {**MODEL, "tie_word_embeddings": False}, logits=(0.776762, 0.615478, -0.36715, -0.429927, -0.392994, -0.088614)
     ),
 )

@@ -85,6 +85,7 @@ GPT_OSS = Family(
             write_config=config_json.write_config,
             unsaid=frozenset({"balance_loss"}),
             harmless=config_json.HARMLESS,
+            null_is_default=frozenset({"swiglu_limit"}),
             samples=samples.HF,
         ),
         "original": Layout(
@@ -94,6 +95,7 @@ GPT_OSS = Family(
             write_config=original_json.write_config,
             unsaid=frozenset({"balance_loss"}),
             typed=False,
+            null_is_default=frozenset({"swiglu_limit"}),
             samples=samples.ORIGINAL,
             folder="original",
         ),

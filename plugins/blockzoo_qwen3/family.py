@@ -45,6 +45,7 @@ QWEN3 = Family(
             read_config=read_config,
             write_config=write_config,
             unsaid=frozenset({"balance_loss"}),
+            null_is_default=frozenset({"head_dim"}),
             samples=samples.HF,
         )
     },

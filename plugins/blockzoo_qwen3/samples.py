@@ -27,6 +27,7 @@ EXPERTS: dict[str, Any] = {
     "decoder_sparse_step": 1,
     "mlp_only_layers": [0],
 }
+WINDOW: dict[str, Any] = {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}
 
 HF = (
     Sample(
@@ -34,8 +35,8 @@ HF = (
         logits=(0.353323, 0.395772, 0.253352, 0.240794, -0.538647, -0.295777),
     ),
     Sample(
-        {"model_type": "qwen3", **SIZES, "use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1},
-        logits=(-0.296346, 0.097, -0.392766, -0.004869, 0.200624, 0.069704),
+        {"model_type": "qwen3", **SIZES, **WINDOW, "attention_bias": True},
+        logits=(0.169474, 0.294319, -0.28279, -0.68123, 0.223525, -0.11412),
     ),
     Sample(
         {"model_type": "qwen3_moe", **SIZES, **EXPERTS, "tie_word_embeddings": False},

@@ -18,11 +18,14 @@ import torch
 from torch import Tensor
 
 from blockzoo.blocks import BlockConfig
+from blockzoo.checkpoints.config_json import ConfigJSON
 from blockzoo.checkpoints.family import Family
 from blockzoo.checkpoints.keymap import KeyMap, Rule, same
+from blockzoo.config.schema import ModelConfig
 from blockzoo.kernels import YES, Example, no
 from blockzoo.registry import Component, Registrar, Registry
 from blockzoo.testing import Check, CheckFailed, CheckSkipped, checks_of, ops, packages
+from blockzoo.testing.suite import BY_KIND
 from blockzoo_blocks.mixers.attention import ATTENTION
 from blockzoo_gpt2.family import GPT2
 from tests.conftest import builtin_registry
@@ -133,10 +136,26 @@ def test_a_kernel_of_which_nothing_is_served_fails_with_every_reason_unless_it_w
             check_of("kernel", "waits", (op, waits), check).run()
 
 
+@pytest.mark.parametrize("name", ["for_another_op", "calls_another_op"])
+def test_a_kernel_registered_for_another_op_is_told_so(name: str) -> None:
+    op, kernel, check = kernels.FAULTS[name]
+    message = caught(check_of("kernel", "mine", (op, kernel), check))
+    assert message.startswith("mine on cpu for `attention`: ")
+    assert "it is registered for `attention`; " in message
+    keys = "`quantizer` is a key of" if name == "for_another_op" else "its function takes the arguments of"
+    assert re.search(rf"{keys} .*`linear`.*: name the op it is for in registry\.kernel", message)
+
+
+def test_a_kernel_without_an_argument_by_name_is_told_to_take_it() -> None:
+    op, kernel, check = kernels.FAULTS["takes_no_quantizer"]
+    message = caught(check_of("kernel", "mine", (op, kernel), check))
+    assert message.endswith("its function lacks `quantizer`, which calls of `linear` pass by name: take `*, quantizer`")
+
+
 def test_a_bias_left_out_is_not_blamed_on_the_quantizer() -> None:
     op, kernel, check = kernels.FAULTS["bias_left_out"]
     message = caught(check_of("kernel", "plain", (op, kernel), check))
-    assert message.startswith("plain on cpu: '1 x 32 -> 48, bias' in")
+    assert message.startswith("plain on cpu for `linear`: '1 x 32 -> 48, bias' in")
     assert message.endswith("; does it add the bias?")
 
 
@@ -154,15 +173,15 @@ def scales_in_place(q: Tensor, *args: Any, **options: Any) -> Tensor:
     return ATTENTION.reference(q.mul_(1.5), *args, **options)
 
 
-@pytest.mark.parametrize(
-    ("check", "changes", "words"),
-    [
-        (ops.tolerances, {"tolerances": {torch.float32: 1e-5}}, "lacks a tolerance for float32 or bfloat16"),
-        (ops.examples, {"examples": draws_anew}, "seed a generator"),
-        (ops.examples, {"examples": says_nothing}, "the statics say nothing of head_dim"),
-        (ops.pure, {"reference": scales_in_place}, "the second call gives another output"),
-    ],
-)
+OP_FAULTS: list[tuple[Any, dict[str, Any], str]] = [
+    (ops.tolerances, {"tolerances": {torch.float32: 1e-5}}, "lacks a tolerance for float32 or bfloat16"),
+    (ops.examples, {"examples": draws_anew}, "seed a generator"),
+    (ops.examples, {"examples": says_nothing}, "the statics say nothing of head_dim"),
+    (ops.pure, {"reference": scales_in_place}, "the second call gives another output"),
+]
+
+
+@pytest.mark.parametrize(("check", "changes", "words"), OP_FAULTS)
 def test_a_faulty_op_is_caught_by_name(check: Any, changes: dict[str, Any], words: str) -> None:
     check(ops.OpSubject(ATTENTION))
     wrong = Check("op/attention", check.__name__, check, lambda: ops.subjects_of(replace(ATTENTION, **changes)))
@@ -208,6 +227,40 @@ def trips_over_null(values: Mapping[str, Any]) -> dict[str, Any]:
     return GPT2.layouts["hf"].read_config({**values, "activation_function": known[activation]})
 
 
+def a_window_by_default(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A window where the file says null."""
+    config = GPT2.layouts["hf"].read_config({k: v for k, v in values.items() if k != "sliding_window"})
+    config["layers"]["mixer"]["window"] = ConfigJSON(values).integer("sliding_window", default=16)
+    return config
+
+
+def no_window_by_null(values: Mapping[str, Any]) -> dict[str, Any]:
+    config = a_window_by_default(values)
+    if ConfigJSON(values).is_null("sliding_window"):
+        config["layers"]["mixer"]["window"] = None
+    return config
+
+
+def writes_the_window(config: ModelConfig) -> dict[str, Any]:
+    return {**GPT2.layouts["hf"].write_config(config), "sliding_window": config.layers[0].mixer.window}  # type: ignore
+
+
+def writes_another_eps(config: ModelConfig) -> dict[str, Any]:
+    return {**GPT2.layouts["hf"].write_config(config), "layer_norm_epsilon": 1e-3}
+
+
+def another_rule() -> KeyMap:
+    """For a tensor that GPT-2 has not."""
+    keys = GPT2.layouts["hf"].keys
+    return replace(keys, rules=(*keys.rules, same("h.{layer}.attn.sinks", "layers.{layer}.mixer.sinks")))
+
+
+def heads_that_do_not_divide(values: Mapping[str, Any]) -> dict[str, Any]:
+    config = GPT2.layouts["hf"].read_config(values)
+    config["layers"]["mixer"]["n_heads"] += 1
+    return config
+
+
 def no_norm_weights() -> KeyMap:
     """Takes the final norm's bias for something without weight, when loading."""
     keys = GPT2.layouts["hf"].keys
@@ -220,46 +273,110 @@ def final_norm(*bias: Rule) -> KeyMap:
     return replace(keys, rules=(*(rule for rule in keys.rules if not rule.stored.endswith("ln_f.bias")), *bias))
 
 
-@pytest.mark.parametrize(
-    ("check", "changes", "words"),
-    [
-        (
-            "comes_back",
-            {"keys": final_norm(same("b", "head.norm.bias"), same("c", "head.norm.bias"))},
-            "rules 'b' and 'c' both fill 'head.norm.bias': give each its own canonical name",
-        ),
-        (
-            "comes_back",
-            {"keys": final_norm(same("{prefix}ln_f.weight", "head.norm.bias"))},
-            "rules for 'head.norm.weight' and 'head.norm.bias' both read 'transformer.ln_f.weight'",
-        ),
-        ("recorded_logits", {"keys": swapped_keys()}, "logits differ"),
-        ("unknown_keys", {"read_config": takes_any_key}, "in silence"),
-        ("every_value_counts", {"read_config": drops_the_activation}, "'activation_function' may have any value"),
-        ("every_value_counts", {"read_config": no_dropout}, "'attn_pdrop' may have any value"),
-        ("every_value_counts", {"read_config": trips_over_null}, "'activation_function' as null raises KeyError: None"),
-        ("every_key_once", {"keys": no_norm_weights()}, "too many in silence"),
-        ("recognized", {"recognizes": lambda values: True}, "look for your model_type"),
-    ],
-)
+FAMILY_FAULTS: list[tuple[str, dict[str, Any], str]] = [
+    (
+        "comes_back",
+        {"keys": final_norm(same("b", "head.norm.bias"), same("c", "head.norm.bias"))},
+        "rules 'b' and 'c' both fill 'head.norm.bias': give each its own canonical name",
+    ),
+    (
+        "comes_back",
+        {"keys": final_norm(same("{prefix}ln_f.weight", "head.norm.bias"))},
+        "rules for 'head.norm.weight' and 'head.norm.bias' both read 'transformer.ln_f.weight'",
+    ),
+    ("recorded_logits", {"keys": swapped_keys()}, "logits differ"),
+    (
+        "config_round_trip",
+        {"write_config": writes_another_eps},
+        "a config written and read again differs in head, layers",
+    ),
+    ("unknown_keys", {"read_config": takes_any_key}, "in silence"),
+    ("every_value_counts", {"read_config": drops_the_activation}, "'activation_function' may have any value"),
+    ("every_value_counts", {"read_config": no_dropout}, "'attn_pdrop' may have any value"),
+    ("null_is_none", {"read_config": trips_over_null}, "'activation_function' as null raises KeyError: None"),
+    (
+        "null_is_none",
+        {"read_config": a_window_by_default, "write_config": writes_the_window},
+        "'sliding_window' as null reads as its default, as if it were left out, though GQAConfig.window may",
+    ),
+    ("every_rule_counts", {"keys": another_rule()}, "for 1 of the rules, 'h.{layer}.attn.sinks': add a Sample"),
+    (
+        "comes_back",
+        {"read_config": heads_that_do_not_divide},
+        "sample 1 of 2: what read_config makes of config.json is no model: layers.mixer.n_heads",
+    ),
+    (
+        "comes_back",
+        {"read_config": heads_that_do_not_divide},
+        "layers.mixer.n_heads comes from config.json's 'n_head'",
+    ),
+    ("every_key_once", {"keys": no_norm_weights()}, "too many in silence"),
+    ("recognized", {"recognizes": lambda values: True}, "look for your model_type"),
+]
+
+
+@pytest.mark.parametrize(("check", "changes", "words"), FAMILY_FAULTS)
 def test_a_faulty_family_is_caught_by_name(check: str, changes: dict[str, Any], words: str) -> None:
     family_check(GPT2, check).run()
     wrong = replace(GPT2, layouts={"hf": replace(GPT2.layouts["hf"], **changes)})
     assert words in caught(family_check(wrong, check))
 
 
-def test_a_faulty_package_is_caught_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    entry = EntryPoint("faults", "tests.contract.faults.package", "blockzoo.plugins")
-    package = packages.Package("faults", builtin_registry())
-    monkeypatch.setattr(packages.Package, "entry", lambda self: entry)
-    for function, words in (
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"read_config": no_window_by_null},
+        {"read_config": a_window_by_default, "null_is_default": frozenset({"sliding_window"})},
+    ],
+    ids=["none", "said"],
+)
+def test_null_may_be_none_or_said_to_be_the_default(changes: dict[str, Any]) -> None:
+    layout = replace(GPT2.layouts["hf"], write_config=writes_the_window, **changes)
+    family_check(replace(GPT2, layouts={"hf": layout}), "null_is_none").run()
+
+
+PACKAGE_FAULTS: dict[str, list[tuple[Any, str]]] = {  # module -> the checks that catch it
+    "package": [
         (packages.imports_fast, "import what is heavy inside functions"),
         (packages.touches_no_network, "opens the network"),
         (packages.leaves_global_state_alone, "torch's default dtype"),
-    ):
+    ],
+    "package_twice": [(packages.registers_twice, "registers other things the second time")],
+}
+
+
+@pytest.mark.parametrize("module", PACKAGE_FAULTS)
+def test_a_faulty_package_is_caught_by_name(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    entry = EntryPoint("faults", f"tests.contract.faults.{module}", "blockzoo.plugins")
+    package = packages.Package("faults", builtin_registry())
+    monkeypatch.setattr(packages.Package, "entry", lambda self: entry)
+    for function, words in PACKAGE_FAULTS[module]:
         check = Check("package/faults", function.__name__, function, lambda: [package])
         assert words in caught(check)
+
+
+WITHOUT_A_FAULT = {
+    packages.touches_no_gpu,  # takes a GPU
+    packages.absence,  # of our registry's making
+}
+
+
+def test_every_check_has_a_fault() -> None:
+    planted = {(fault.values[0].kind, fault.values[0].caught_by) for fault in faulty_blocks()}
+    planted |= {("kernel", check) for _, _, check in kernels.FAULTS.values()}
+    planted |= {("family", check) for check, _, _ in FAMILY_FAULTS}
+    found = {
+        function
+        for kind, functions in BY_KIND.items()
+        for function in functions
+        if (kind, function.__name__) in planted
+    }
+    found |= {
+        function for function, *_ in (*OP_FAULTS, *(fault for faults in PACKAGE_FAULTS.values() for fault in faults))
+    }
+    owed = {function for functions in (packages.CHECKS, *BY_KIND.values()) for function in functions}
+    assert {f"{f.__module__}.{f.__name__}" for f in owed - found - WITHOUT_A_FAULT} == set()
 
 
 def test_there_are_many_faults() -> None:

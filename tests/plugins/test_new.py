@@ -9,16 +9,20 @@ import subprocess
 import sys
 import sysconfig
 import venv
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from blockzoo.checkpoints import from_pretrained
 from blockzoo.cli import main
 from blockzoo.cli.plugins_new import KINDS, TEMPLATES, check_name, create, render
+from blockzoo.cli.plugins_new_kernel import words_of
 from blockzoo.errors import InputError
+from blockzoo.linear import LINEAR
 from blockzoo.registry import Registrar
 from tests.conftest import builtin_registry
 from tests.plugins.conftest import install
@@ -65,6 +69,66 @@ def test_it_passes_at_once(outcomes: dict[str, Any], kind: str) -> None:
     assert sum(result[1] == "passed" for result in results) >= 5
 
 
+def test_a_kernel_of_any_shipped_op_passes_at_once(python: Any, tmp_path: Path) -> None:
+    ops = sorted(builtin_registry().ops())
+    assert {"attention", "linear", "expert_linear"} <= set(ops)
+    for op in ops:
+        create(f"my_{op}", "kernel", tmp_path / op, op)
+    site = install(tmp_path / "site", *(tmp_path / op for op in ops))
+    names = ",".join(f"my_{op}" for op in ops)
+    outcomes = json.loads(python("-c", CHECK, path=[site], check=True, BLOCKZOO_PLUGINS=names).stdout)
+    for op in ops:
+        state, error, *results = outcomes[f"my_{op}"]
+        assert (state, error) == ("loaded", None)
+        assert [result for result in results if result[1] == "failed"] == []
+        assert sum(result[1] == "passed" for result in results) >= 4
+        assert (
+            f'registry.kernel("{op}", KERNEL)'
+            in (tmp_path / op / "src" / f"blockzoo_my_{op}" / "__init__.py").read_text()
+        )
+        assert f'kernels={{"{op}": "my_{op}"}}' in (tmp_path / op / "README.md").read_text()
+
+
+NOT_GIVEN = object()
+
+
+def scaled(x: Tensor, by: Any = NOT_GIVEN) -> Tensor:
+    return x
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"name": "my-op"}, "can't name a function"),
+        ({"reference": lambda x: x}, "has no name in .*test_new to import"),
+        ({"reference": scaled}, "argument 'by' of 'linear' has a default that can't be repeated"),
+    ],
+)
+def test_an_op_that_a_file_cannot_repeat_is_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        words_of(replace(LINEAR, **changes), "mine")
+
+
+def long_one(
+    activations: Tensor,
+    first_weight: Tensor,
+    second_weight: Tensor,
+    *rest: Tensor,
+    epsilon: float = 1e-6,
+    word: str = "so",
+) -> Tensor:
+    """Says much of what it does, and more of what it doesn't do, so that a line is too short for it."""
+    return activations
+
+
+def test_long_arguments_and_words_stay_tidy(tmp_path: Path) -> None:
+    said = words_of(replace(LINEAR, name="a_long_name_for_an_operation", reference=long_one), "mine")["definition"]
+    found: dict[str, Any] = {"reference": lambda *args, **options: (args, options)}
+    exec(said, found)
+    assert found["a_long_name_for_an_operation"](1, 2, 3, 4, epsilon=5) == ((1, 2, 3, 4), {"epsilon": 5, "word": "so"})
+    assert max(map(len, said.splitlines())) <= 120
+
+
 @torch.no_grad()
 @pytest.mark.parametrize(
     "settings",
@@ -100,8 +164,10 @@ def test_what_is_written_is_tidy(tmp_path: Path) -> None:
     if ruff is None:
         pytest.skip("ruff isn't installed")
     for name in ("x", "gated_delta_net"):
-        for kind in KINDS:
-            for path, text in render(name, kind).items():
+        files = {kind: render(name, kind) for kind in KINDS}
+        files |= {f"kernel-{op}": render(name, "kernel", op) for op in builtin_registry().ops()}
+        for kind, texts in files.items():
+            for path, text in texts.items():
                 file = tmp_path / name / kind / path
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_text(text)
@@ -115,7 +181,7 @@ def test_what_is_written_is_tidy(tmp_path: Path) -> None:
 
 def test_no_template_lies_about_unused() -> None:
     used = {"pyproject.toml", "README.md", "gitignore", "test.yml", "init.py", "test_conformance.py"}
-    used |= {f"kinds/{kind}.py" for kind in KINDS}
+    used |= {f"kinds/{kind}.py" for kind in (*KINDS, "kernel_op")}
     assert {str(path.relative_to(TEMPLATES)) for path in TEMPLATES.rglob("*") if path.is_file()} == {
         f"{name}.tmpl" for name in used
     }
@@ -157,6 +223,11 @@ def test_the_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest
     assert main(["plugins", "new", "other", "--kind", "nrm"]) == 2
     assert "no kind 'nrm'; did you mean 'norm'?" in capfd.readouterr().err
     assert main(["plugins", "new", "other", "--output", str(tmp_path)]) == 2
+    capfd.readouterr()
+    assert main(["plugins", "new", "other", "--kind", "kernel", "--op", "liner"]) == 2
+    assert "blockzoo ships no op 'liner'; did you mean 'linear'?" in capfd.readouterr().err
+    assert main(["plugins", "new", "other", "--kind", "norm", "--op", "linear"]) == 2
+    assert "a norm is for no op" in capfd.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["blockzoo-peri-norm"]
 
 

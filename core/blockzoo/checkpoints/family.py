@@ -42,7 +42,8 @@ class Layout:
     ``load_config``; ``write_config(config)`` gives a config.json and raises CheckpointError for a block it has
     no words for (what it says must read back as the same model, so it need not check values). ``unsaid``: fields
     of blocks that concern training only; ``harmless``: keys of its config.json that change nothing, ``outer.inner``
-    where nested, beside those that are harmless in any; ``typed``: its config.json names the dtype of the weights and
+    where nested, beside those that are harmless in any; ``null_is_default``: keys whose null means what a key left out
+    means, though the model could have none there; ``typed``: its config.json names the dtype of the weights and
     the ids of special tokens. ``samples``: tiny models that it can say, for the conformance suite. ``folder``: where in
     a published repository it lies.
     """
@@ -56,6 +57,7 @@ class Layout:
     samples: tuple[Sample, ...] = ()
     folder: str = ""
     harmless: frozenset[str] = frozenset()
+    null_is_default: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -106,10 +106,13 @@ def new(
     output: Annotated[
         Path | None, typer.Option(metavar="DIR", help="the folder to make; default: ./blockzoo-NAME")
     ] = None,
+    op: Annotated[
+        str | None, typer.Option(metavar="OP", help="with --kind kernel: the op that it computes; default: attention")
+    ] = None,
 ) -> None:
     from blockzoo.cli.plugins_new import create
 
-    create(name, kind, output)
+    create(name, kind, output, op)
 
 
 @command.command("check", help="Run the conformance suite on a plugin. Exit status 1 where a check fails.")

@@ -12,6 +12,7 @@ from string import Template
 
 from blockzoo.checkpoints.atomic import new_folder
 from blockzoo.cli.output import note
+from blockzoo.cli.plugins_new_kernel import shipped_op, words_of
 from blockzoo.discovery import discover, own_version
 from blockzoo.errors import InputError, nearest
 from blockzoo.kernels import REFERENCE
@@ -35,6 +36,7 @@ class Kind:
     export: str
     register: str
     use: str
+    template: str = "$kind"
 
     @classmethod
     def block(cls, kind: str, yaml: str) -> Kind:
@@ -42,6 +44,7 @@ class Kind:
         return cls(kind, "${camel}Config", f'registry.block("{kind}", "$name", ${{camel}}Config)', use)
 
 
+INSIST = '`blockzoo.build(config, kernels={"$op": "$name"})`'
 KINDS: Mapping[str, Kind] = {
     "norm": Kind.block("norm", "norm: {type: $name}"),
     "mixer": Kind.block("mixer", "layers: {count: 12, mixer: {type: $name, n_heads: 8}, ...}"),
@@ -53,9 +56,8 @@ KINDS: Mapping[str, Kind] = {
     "kernel": Kind(
         "kernel",
         "KERNEL",
-        'registry.kernel("attention", KERNEL)',
-        "It is chosen where it can run and none of higher priority can;"
-        f' `blockzoo.build(config, kernels={{"attention": "$name"}})` insists on it.{TRY}',
+        'registry.kernel("$op", KERNEL)',
+        f"It is chosen where it can run and none of higher priority can; {INSIST} insists on it.{TRY}",
     ),
     "family": Kind(
         "family",
@@ -64,29 +66,39 @@ KINDS: Mapping[str, Kind] = {
         "`blockzoo.from_pretrained(folder)` reads a checkpoint, `blockzoo.save_pretrained(model, folder)` writes one.",
     ),
 }
+FIRST_OP = "attention"
+"""What a new kernel is for unless another op is asked for. It is written out; others begin with their reference."""
+OTHER_OP = replace(
+    KINDS["kernel"],
+    use=f"It computes the op `$op` where it is asked for by name: {INSIST}. With a priority above 0 it is chosen where"
+    f" it can run and none of higher priority can.{TRY}",
+    template="kernel_op",
+)
 FILES: Mapping[str, str] = {  # path in the new folder -> template
     "pyproject.toml": "pyproject.toml.tmpl",
     "README.md": "README.md.tmpl",
     ".gitignore": "gitignore.tmpl",
     ".github/workflows/test.yml": "test.yml.tmpl",
     "src/$package/__init__.py": "init.py.tmpl",
-    "src/$package/$kind.py": "kinds/$kind.py.tmpl",
+    "src/$package/$kind.py": "kinds/$template.py.tmpl",
     "tests/test_conformance.py": "test_conformance.py.tmpl",
 }
 
 
-def create(name: str, kind: str, output: Path | None) -> None:
-    """Write the package, and say what to do next.
+def create(name: str, kind: str, output: Path | None, op: str | None = None) -> None:
+    """Write the package, and say what to do next. ``op``: what a kernel is for.
 
-    Raises InputError for a bad name or kind, or a folder that is there.
+    Raises InputError for a bad name, kind or op, or a folder that is there.
     """
     if kind not in KINDS:
         raise InputError(f"--kind: no kind '{kind}'{nearest(kind, KINDS)}")
+    if op is not None and kind != "kernel":
+        raise InputError(f"--op: a {kind} is for no op; say --kind kernel, or leave --op out")
     check_name(name, kind)
     folder = Path(f"blockzoo-{name.replace('_', '-')}") if output is None else output
     if folder.exists() or folder.is_symlink():
         raise InputError(f"{folder} is there already; choose another folder with --output, or move it away")
-    files = render(name, kind)
+    files = render(name, kind, op or FIRST_OP)
     with new_folder(folder) as writing:
         for path, text in files.items():
             place = writing / path
@@ -98,8 +110,9 @@ def create(name: str, kind: str, output: Path | None) -> None:
     )
 
 
-def render(name: str, kind: str) -> dict[str, str]:
-    """The files of a new plugin: path -> text."""
+def render(name: str, kind: str, op: str = FIRST_OP) -> dict[str, str]:
+    """The files of a new plugin: path -> text. Raises InputError for an op that a kernel can't begin with."""
+    said = KINDS[kind] if op == FIRST_OP else OTHER_OP
     words = {
         "name": name,
         "kind": kind,
@@ -108,9 +121,11 @@ def render(name: str, kind: str) -> dict[str, str]:
         "camel": "".join(part.title() for part in name.split("_")),
         "api": str(API_VERSION),
         "version": ".".join(own_version().split(".")[:2]),
+        "op": op,
     }
-    said = KINDS[kind]
-    words |= {key: Template(getattr(said, key)).substitute(words) for key in ("export", "register", "use")}
+    if op != FIRST_OP:
+        words |= words_of(shipped_op(op), name)
+    words |= {key: Template(getattr(said, key)).substitute(words) for key in ("export", "register", "use", "template")}
     found = {}
     for path, template in FILES.items():
         source = TEMPLATES / Template(template).substitute(words)

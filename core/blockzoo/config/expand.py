@@ -10,8 +10,7 @@ import re
 from dataclasses import dataclass
 
 from blockzoo.config.merge import PATTERNS, merge
-from blockzoo.config.node import DEFAULT, Node, Problems, shown
-from blockzoo.errors import nearest
+from blockzoo.config.node import DEFAULT, Node, Problems, shown, unknown_key
 
 SLOTS = ("mixer", "ffn", "norm", "position", "residual", "quantizer")
 INHERITED = {"norm": None, "position": "none", "residual": "pre_norm", "quantizer": "none"}
@@ -43,9 +42,9 @@ def expand(root: Node, problems: Problems) -> list[Layer]:
     if not layers.is_mapping:
         problems.at(layers, f"found {shown(layers)}; expected a mapping with 'count', 'mixer' and 'ffn'")
         return []
-    for key in layers.mapping:
+    for key, value in layers.mapping.items():
         if key not in _KEYS:
-            problems.at_key(layers, key, f"unknown key '{key}'{nearest(key, _KEYS)}")
+            problems.at_key(layers, key, unknown_key(key, value, _KEYS))
     count = layer_count(root, problems)
     if count is None:
         return []
@@ -171,9 +170,9 @@ def _override(overrides: Node, expanded: list[Layer], problems: Problems) -> Non
         if not entry.is_mapping:
             problems.at(entry, f"found {shown(entry)}; expected a mapping with 'at' and slots")
             continue
-        for key in entry.mapping:
+        for key, value in entry.mapping.items():
             if key not in ("at", *SLOTS):
-                problems.at_key(entry, key, f"unknown key '{key}'{nearest(key, ('at', *SLOTS))}")
+                problems.at_key(entry, key, unknown_key(key, value, ("at", *SLOTS)))
         at = _indices(entry, len(expanded), problems)
         touched += len(at) * len(entry.mapping)
         if touched > MAX_OVERRIDDEN:

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from blockzoo.blocks import BlockConfig
-from blockzoo.config.node import Node, Problems, shown
+from blockzoo.config.node import Node, Problems, shown, unknown_key
 from blockzoo.errors import nearest
 
 
@@ -50,8 +50,8 @@ def _explain_keys(found: Any, cls: type[BaseModel], node: Node, target: Node, pr
     if kind == "missing":
         problems.at(target, f"missing key '{key}'{_described(cls, loc)}")
     elif kind == "extra_forbidden":
-        hint = nearest(key, _keys(cls, loc[:-1])) or "; no keys are accepted"
-        problems.at_key(_target(node, loc[:-1])[0], key, f"unknown key '{key}'{hint}")
+        outer, known = _target(node, loc[:-1])[0], _keys(cls, loc[:-1])
+        problems.at_key(outer, key, unknown_key(key, outer.mapping.get(key, outer), known, "; no keys are accepted"))
     elif kind == "union_tag_invalid":
         tag, accepted = str(found["ctx"]["tag"]), found["ctx"]["expected_tags"].replace("'", "").split(", ")
         problems.at(target.at("type"), f"found {tag!r}{nearest(tag, accepted)}")

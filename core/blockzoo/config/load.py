@@ -22,7 +22,7 @@ from blockzoo.blocks import (
 )
 from blockzoo.config.expand import INHERITED, SLOTS, Choice, Layer, expand, layer_count
 from blockzoo.config.merge import merge
-from blockzoo.config.node import DEFAULT, Node, Place, Problems, from_python, shown
+from blockzoo.config.node import DEFAULT, Node, Place, Problems, from_python, shown, unknown_key
 from blockzoo.config.parse import Parsed, Parser
 from blockzoo.config.resolve import Resolver
 from blockzoo.config.schema import LayerConfig, ModelConfig
@@ -173,9 +173,9 @@ class _Assembly:
         self.dropped: list[str] = []
 
     def run(self) -> Loaded:
-        for key in self.root.mapping:
+        for key, value in self.root.mapping.items():
             if key not in ROOT_KEYS:
-                self.problems.at_key(self.root, key, f"unknown key '{key}'{nearest(key, ROOT_KEYS)}")
+                self.problems.at_key(self.root, key, unknown_key(key, value, ROOT_KEYS))
         model = self._model()
         layers = [self._layer(index, layer) for index, layer in enumerate(expand(self.root, self.problems))]
         self._unused()

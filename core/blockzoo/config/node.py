@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from blockzoo.errors import ConfigError, Problem
+from blockzoo.errors import ConfigError, Problem, nearest
 
 MAX_DEPTH = 64
 MAX_NODES = 200_000
@@ -114,6 +114,17 @@ def shown(value: object) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:40]}... ({len(text)} characters)"
+
+
+def unknown_key(key: str, value: Node, known: Collection[str], otherwise: str = "") -> str:
+    """What is wrong with a key that isn't ``known``, and what to write: of a dotted one, the mappings it stands for."""
+    first, *rest = key.split(".")
+    if not all(rest) or not rest or first not in known:
+        return f"unknown key '{key}'{nearest(key, known) or otherwise}"
+    text = "..." if isinstance(value.value, (dict, list)) else shown(value)
+    for part in reversed(rest):
+        text = f"{{{part}: {text}}}"
+    return f"unknown key '{key}'; a dotted key is for overrides, here write {first}: {text}"
 
 
 class Problems:

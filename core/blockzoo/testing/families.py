@@ -6,7 +6,7 @@ import hashlib
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,14 @@ from blockzoo.building import build
 from blockzoo.checkpoints import from_pretrained, save_pretrained
 from blockzoo.checkpoints.family import Family, Sample
 from blockzoo.checkpoints.folder import stored_tensors
+from blockzoo.checkpoints.tensors import wanted
 from blockzoo.config import load_config
 from blockzoo.config.schema import ModelConfig
-from blockzoo.errors import CheckpointError
+from blockzoo.errors import CheckpointError, ConfigError
 from blockzoo.plugins import host
 from blockzoo.registry import Registry
-from blockzoo.testing.check import CheckSkipped, need, need_close
+from blockzoo.testing.check import CheckFailed, CheckSkipped, need, need_close
+from blockzoo.testing.variants import keys_behind
 
 TOKENS = torch.arange(24).view(2, 12) * 7
 RECORDED = 2e-5  # of the greatest logit, float32
@@ -35,19 +37,33 @@ CAUSES = (
 
 @dataclass(frozen=True)
 class FamilySubject:
-    """One sample of one layout."""
+    """One sample of one layout, by its number among them, from 1."""
 
     family: Family
     layout: str
     sample: Sample
     registry: Registry
+    number: int = 1
 
     @property
     def label(self) -> str:
-        return f"{self.family.name}, layout {self.layout}"
+        count = len(self.family.layouts[self.layout].samples)
+        which = f", sample {self.number} of {count}" if count > 1 else ""
+        return f"{self.family.name}, layout {self.layout}{which}"
 
     def config(self) -> ModelConfig:
-        return self.reads(self.sample.config_json)
+        return self.model_of(self.sample.config_json, "config.json")
+
+    def model_of(self, config_json: Mapping[str, Any], what: str) -> ModelConfig:
+        """What it is read as. Raises CheckFailed, with the keys that are behind it, where that is no model."""
+        try:
+            return self.reads(config_json)
+        except ConfigError as error:
+            message = error.problems[0].message
+            place = message.partition(": ")[0]
+            keys = keys_behind(place, config_json, self.family.layouts[self.layout].read_config)
+            said = f"; {place} comes from {what}'s {', '.join(map(repr, keys))}" if keys else ""
+            raise CheckFailed(f"what read_config makes of {what} is no model: {message}{said}") from error
 
     def reads(self, config_json: Mapping[str, Any]) -> ModelConfig:
         said = self.family.layouts[self.layout].read_config(config_json)
@@ -96,9 +112,9 @@ def _rewrite(folder: Path, tensors: Mapping[str, Tensor]) -> None:
 
 def subjects_of(family: Family, registry: Registry) -> Sequence[FamilySubject]:
     found = [
-        FamilySubject(family, name, sample, registry)
+        FamilySubject(family, name, sample, registry, number)
         for name, layout in family.layouts.items()
-        for sample in layout.samples
+        for number, sample in enumerate(layout.samples, start=1)
     ]
     if not found:
         raise CheckSkipped(
@@ -130,7 +146,7 @@ def config_round_trip(subject: FamilySubject) -> None:
     """write_config says what read_config read, key by key."""
     layout, config = subject.family.layouts[subject.layout], subject.config()
     written = layout.write_config(config)
-    again = subject.reads(written)
+    again = subject.model_of(written, "what write_config wrote")
     changed = [name for name, value in dict(config).items() if getattr(again, name) != value]
     need(not changed, f"a config written and read again differs in {', '.join(changed)}")
     for key, value in _common(subject.sample.config_json, written):
@@ -183,6 +199,20 @@ def every_key_once(subject: FamilySubject) -> None:
                 need(False, f"loads with '{name}' {'missing' if name == gone else 'too many'} in silence")
 
 
+def every_rule_counts(subject: FamilySubject) -> None:
+    """Every rule of the key map has a tensor in one of the samples at least: the others were never tried."""
+    layout = subject.family.layouts[subject.layout]
+    models = [replace(subject, sample=s, number=n).config() for n, s in enumerate(layout.samples, start=1)]
+    used = {entry.rule for model in models for entry in layout.keys.entries(wanted(model))}
+    idle = [rule for rule in layout.keys.rules if rule not in used]
+    names = ", ".join(f"'{rule.stored}'" for rule in idle[:5])
+    need(
+        not idle,
+        f"no sample has a tensor for {len(idle)} of the rules, {names}: add a Sample whose model has"
+        f" '{idle[0].canonical[0] if idle else ''}', or take the rule out",
+    )
+
+
 def recorded_logits(subject: FamilySubject) -> None:
     """The sample's checkpoint gives the logits that were recorded from another implementation."""
     if subject.sample.logits is None:
@@ -194,4 +224,12 @@ def recorded_logits(subject: FamilySubject) -> None:
     need_close(logits[: len(expected)], expected, RECORDED, f"logits differ from those recorded: {CAUSES}")
 
 
-CHECKS = (recognized, config_round_trip, unknown_keys, comes_back, every_key_once, recorded_logits)
+CHECKS = (
+    recognized,
+    config_round_trip,
+    unknown_keys,
+    comes_back,
+    every_key_once,
+    every_rule_counts,
+    recorded_logits,
+)

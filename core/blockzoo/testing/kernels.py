@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from blockzoo.blocks import QuantizerConfig
 from blockzoo.kernels import PHASES, Call, Capabilities, Example, Kernel, Op, Verdict, ask
 from blockzoo.registry import Registry
 from blockzoo.step import Phase
+from blockzoo.testing import kernel_advice as advice
 from blockzoo.testing.check import CheckFailed, CheckSkipped, error_of, need, quiet
 from blockzoo.testing.ops import inputs_of, tensors_of
 
@@ -26,16 +26,19 @@ FEW = 2  # examples of a kernel that builds itself for each shape
 
 @dataclass(frozen=True)
 class KernelSubject:
-    """A kernel on one kind of device; ``quantizers`` give examples of packed weights to ops that take them."""
+    """A kernel on one kind of device; ``quantizers`` give examples of packed weights to ops that take them; ``ops``:
+    all that are registered.
+    """
 
     kernel: Kernel
     op: Op
     device: torch.device
     quantizers: tuple[QuantizerConfig, ...]
+    ops: Mapping[str, Op]
 
     @property
     def label(self) -> str:
-        return f"{self.kernel.name} on {self.device.type}"
+        return f"{self.kernel.name} on {self.device.type} for `{self.op.name}`"
 
     def verdict(self, example: Example, dtype: torch.dtype, phase: Phase) -> Verdict:
         call = Call(self.op.name, phase, dtype, example.static)
@@ -45,8 +48,8 @@ class KernelSubject:
             if not isinstance(error.args[0], str):  # it looks something else up
                 raise
             raise CheckFailed(
-                f"supports() asks for static {error} of '{example.name}', which says nothing of it:"
-                f" read it by call.static.get({error})"
+                f"supports() asks for static {error} of '{example.name}', which says nothing of it"
+                f"{advice.missing_static(error.args[0], self.op, self.ops)}"
             ) from error
 
     def examples(self, dtype: torch.dtype) -> Iterator[Example]:
@@ -79,8 +82,19 @@ class KernelSubject:
         """The kernel on an example that it says yes to; ``how`` the example is given, for the message of a failure."""
         if self.kernel.builds_itself:
             torch.compiler.reset()  # each example is another shape
-        with _keeping_its_yes(example, how):
+        with self.keeping_its_yes(example, how):
             return self.kernel.function(*self.arguments(example), **example.kwargs)
+
+    @contextmanager
+    def keeping_its_yes(self, example: Example, how: str = "") -> Iterator[None]:
+        """What goes wrong after a yes is the fault of the yes, or of a function that can't be called so."""
+        try:
+            yield
+        except Exception as error:
+            text = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raised = f"'{example.name}'{how}: supports() says yes, but it raises {text}"
+            misfit = advice.misfit(self.kernel, self.op, self.ops, example)
+            raise CheckFailed(f"{raised}; {misfit}" if misfit else raised + advice.packed(example)) from error
 
     def _packed(self, example: Example) -> Iterator[Example]:
         """The same with a packed weight, where the op takes one."""
@@ -104,35 +118,11 @@ def subjects_of(op: str, kernel: Kernel, registry: Registry) -> Sequence[KernelS
     configs: list[type[QuantizerConfig]] = [registry.get("quantizer", name) for name in registry.names("quantizer")]
     quantizers = tuple(sample for config in configs for sample in config.samples())
     devices = ["cpu"] + ["cuda"] * torch.cuda.is_available()
-    return [KernelSubject(kernel, known[op], torch.device(device), quantizers) for device in devices]
+    return [KernelSubject(kernel, known[op], torch.device(device), quantizers, known) for device in devices]
 
 
 def _ignored(subject: KernelSubject, example: Example, dtype: torch.dtype) -> str:
-    """What the example has that the op's first one, a plain one, lacks: options that ``supports`` may say no to."""
-    plain = next(subject.examples(dtype)).static
-    extra = [name for name, value in example.static.items() if value and not plain.get(name)]
-    passed = inspect.signature(subject.op.reference).bind(*example.args, **example.kwargs).arguments
-    bias = "" if passed.get("bias") is None or "bias" in example.static else "; does it add the bias?"
-    return bias + (f"; if it ignores {', '.join(extra)}, supports() should say no to that" if extra else "")
-
-
-@contextmanager
-def _keeping_its_yes(example: Example, how: str = "") -> Iterator[None]:
-    """What goes wrong after a yes is the fault of the yes."""
-    try:
-        yield
-    except Exception as error:
-        text = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        raise CheckFailed(
-            f"'{example.name}'{how}: supports() says yes, but it raises {text}{_advice(example)}"
-        ) from error
-
-
-def _advice(example: Example) -> str:
-    if example.kwargs.get("quantizer") is None:
-        return ""
-    packed = ", ".join(f"'{name}'" for name in example.args[0])
-    return f"; the weight is packed, as {packed}: say no where call.static['quantizer'] is not one you read"
+    return advice.ignored(subject.op, next(subject.examples(dtype)), example)
 
 
 def _need_equal(subject: KernelSubject, example: Example, dtype: torch.dtype, how: str = "") -> None:
@@ -257,7 +247,7 @@ def compiles(subject: KernelSubject) -> None:
         raise CheckSkipped("declares compile_safe = False")
     for example in subject.served(torch.float32)[:FEW]:
         torch.compiler.reset()
-        with _keeping_its_yes(example):
+        with subject.keeping_its_yes(example):
             args = subject.arguments(example)
         compiled = torch.compile(subject.kernel.function, backend="eager", fullgraph=True)
         with torch.no_grad():
@@ -268,7 +258,8 @@ def compiles(subject: KernelSubject) -> None:
             except Exception as error:
                 text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")[:160]
                 need(
-                    False, f"'{example.name}': compile_safe = True, but torch.compile breaks: {text}{_advice(example)}"
+                    False,
+                    f"'{example.name}': compile_safe = True, but torch.compile breaks: {text}{advice.packed(example)}",
                 )
         need(
             error_of(found, expected) <= subject.op.tolerances[torch.float32],
@@ -283,7 +274,7 @@ def layout_round_trip(subject: KernelSubject) -> None:
         raise CheckSkipped("reads the canonical layout")
     for example in subject.served(torch.float32):
         weight = example.args[0]
-        with _keeping_its_yes(example):
+        with subject.keeping_its_yes(example):
             again = layout.unpack(layout.prepack(weight))
         need(again.keys() == weight.keys(), f"'{example.name}': unpack gives {sorted(again)}, not {sorted(weight)}")
         for name, tensor in weight.items():

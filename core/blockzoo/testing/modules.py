@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from blockzoo.blocks import Role
 from blockzoo.linear import ExpertLinear
 from blockzoo.testing.check import need, need_close
+from blockzoo.testing.constructed import need_no_other_values
 from blockzoo.testing.subjects import BlockSubject, inputs, step_of
 
 BUFFER = "; say Cost(buffers={'%s': Parameter(shape, Role.OTHER, init=...)}), whose init fills it"
@@ -95,7 +96,7 @@ def roles(subject: BlockSubject) -> None:
 
 
 def initialization(subject: BlockSubject) -> None:
-    """A parameter's own init fills all of it, with finite numbers that depend on the seed alone."""
+    """An init fills all of its parameter, repeatably, with finite numbers; the constructor sets no others."""
     for name, parameter in {**subject.cost(1).parameters, **subject.cost(1).buffers}.items():
         if parameter.init is None:
             continue
@@ -108,6 +109,7 @@ def initialization(subject: BlockSubject) -> None:
             drawn.append(tensor)
         need(drawn[0].isfinite().all(), f"the init of '{name}' leaves elements unfilled or not finite")
         need(torch.equal(*drawn), f"the init of '{name}' is not repeatable: draw from the generator it is given only")
+    need_no_other_values(subject)
 
 
 def depends_on_weights_alone(subject: BlockSubject) -> None:

@@ -1,15 +1,21 @@
-"""Whether a family reads what a config.json says: each value is changed in turn."""
+"""Whether a family reads what a config.json says: each value is changed in turn, and made null."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from types import NoneType
+from typing import Any, get_args
 
+from pydantic import BaseModel
+
+from blockzoo.blocks import BlockConfig
 from blockzoo.checkpoints.config_json import HARMLESS
+from blockzoo.config.schema import ModelConfig
 from blockzoo.errors import BlockzooError
 from blockzoo.testing.check import need
 from blockzoo.testing.families import FamilySubject
+from blockzoo.testing.variants import GONE, Path, changed, others, paths, value_at
 
 
 def every_value_counts(subject: FamilySubject) -> None:
@@ -18,11 +24,9 @@ def every_value_counts(subject: FamilySubject) -> None:
     samples = [replace(subject, sample=sample) for sample in layout.samples]
     documents = [document for s in samples for document in (s.sample.config_json, layout.write_config(s.config()))]
     written = layout.write_config(subject.config())
-    for path in sorted({*_paths(subject.sample.config_json), *((key,) for key in written)}):
+    for path in sorted({*paths(subject.sample.config_json), *((key,) for key in written)}):
         if path[-1] in HARMLESS or ".".join(path) in layout.harmless:
             continue
-        for document in documents:
-            _need_null_read(subject, document, path)
         need(
             any(_counts(subject, document, path) for document in documents),
             f"config.json's '{'.'.join(path)}' may have any value, and the model stays the same: use it, refuse others"
@@ -30,69 +34,88 @@ def every_value_counts(subject: FamilySubject) -> None:
         )
 
 
-def _paths(document: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    """Every key, and every key of an object inside."""
-    for key, value in document.items():
-        yield (key,)
-        if isinstance(value, dict):
-            yield from ((key, *rest) for rest in _paths(value))
+def _counts(subject: FamilySubject, document: Mapping[str, Any], path: Path) -> bool:
+    """Whether one of several other values of the same type is refused or read as another model."""
+    model = subject.reads(document)
+    return any(read is None or read != model for read in map(_reader(subject), changed(document, path)))
 
 
-def _need_null_read(subject: FamilySubject, document: Mapping[str, Any], path: tuple[str, ...]) -> None:
-    """Null is a model or refused, like any value: files have it where an option is unset."""
-    for changed in _changed(document, path, [None]):
+def _reader(subject: FamilySubject) -> Any:
+    """The model of a document; None where it is refused."""
+
+    def read(document: Mapping[str, Any]) -> ModelConfig | None:
         try:
-            subject.reads(changed)
+            return subject.reads(document)
         except BlockzooError:
-            continue
-        except Exception as error:
+            return None
+
+    return read
+
+
+def null_is_none(subject: FamilySubject) -> None:
+    """A null in config.json is none where the model may have none, and not the default of a key left out."""
+    layout = subject.family.layouts[subject.layout]
+    for document in (subject.sample.config_json, layout.write_config(subject.config())):
+        for path in paths(document):
+            key = ".".join(path)
+            null = _null(subject, document, path, key)
+            if null is None or path[-1] in HARMLESS or key in layout.harmless | layout.null_is_default:
+                continue
+            (without,) = changed(document, path, [GONE])
+            if _reader(subject)(without) != null:  # null says something of its own
+                continue
+            options = {
+                option
+                for value, other in zip(others(value_at(document, path)), changed(document, path), strict=True)
+                for option in _none_left_out(null, _reader(subject)(other), value)
+            }
             need(
-                False,
-                f"config.json's '{'.'.join(path)}' as null raises {type(error).__name__}: {error}: ConfigJSON's readers"
-                " take null for absent; where it says something else, ask keys.is_null",
+                not options,
+                f"config.json's '{key}' as null reads as its default, as if it were left out, though"
+                f" {', '.join(sorted(options))} may be none: ask keys.is_null('{path[-1]}') and say none, or say"
+                f" Layout(null_is_default={{'{key}'}}) if null means the default here",
             )
 
 
-def _counts(subject: FamilySubject, document: Mapping[str, Any], path: tuple[str, ...]) -> bool:
-    """Whether one of several other values of the same type is refused or read as another model."""
-    model = subject.reads(document)
-    for changed in _changed(document, path):
-        try:
-            if subject.reads(changed) != model:
-                return True
-        except BlockzooError:
-            return True
-    return False
+def _null(subject: FamilySubject, document: Mapping[str, Any], path: Path, key: str) -> ModelConfig | None:
+    """Null is a model or refused, like any value: files have it where an option is unset."""
+    (with_null,) = changed(document, path, [None])
+    try:
+        return _reader(subject)(with_null)
+    except Exception as error:
+        need(
+            False,
+            f"config.json's '{key}' as null raises {type(error).__name__}: {error}: ConfigJSON's readers"
+            " take null for absent; where it says something else, ask keys.is_null",
+        )
+    return None
 
 
-def _changed(
-    document: Mapping[str, Any], path: tuple[str, ...], others: Sequence[Any] | None = None
-) -> Iterator[dict[str, Any]]:
-    """The document with other values in one place; none where it lacks that place."""
-    key, *rest = path
-    if key not in document:
+def _none_left_out(null: ModelConfig, other: ModelConfig | None, value: object) -> Iterator[str]:
+    """The options that get the ``value`` of a key, and which as none would be another model than null gives."""
+    if other is None or isinstance(value, bool):
         return
-    value = document[key]
-    if rest:
-        inner: Iterable[Any] = _changed(value, tuple(rest), others) if isinstance(value, dict) else ()
-    else:
-        inner = _others(value) if others is None else others
-    yield from ({**document, key: other} for other in inner)
+    for one, two in zip(_blocks(null), _blocks(other), strict=False):
+        for name, info in type(one).model_fields.items():
+            has, gets = getattr(one, name), getattr(two, name, None)
+            if has is not None and gets == value != has and NoneType in get_args(info.annotation):
+                none = one.model_copy(update={name: None})
+                if none.explicit(null.dims) != one.explicit(null.dims):
+                    yield f"{type(one).__name__}.{name}"
 
 
-def _others(value: Any) -> list[Any]:
-    """Values of the same type: a wrong type is refused even by what is read and then dropped."""
-    if isinstance(value, bool):
-        return [not value]
-    if isinstance(value, int):
-        return [value + 1, value + 2, 2 * value]
-    if isinstance(value, float):
-        return [value + 0.25, 2 * value]
-    if isinstance(value, str):
-        return ["no_such_word"]
-    if isinstance(value, list):
-        return [value[::-1], value[1:], [*value, 0]]
-    return [{"no_such_key": 1}] if isinstance(value, dict) else [1, "no_such_word", {"no_such_key": 1}]
+def _blocks(model: ModelConfig) -> Iterator[BlockConfig]:
+    """The blocks of every layer, those inside others too, and those at the ends."""
+
+    def inside(config: BaseModel) -> Iterator[BlockConfig]:
+        if isinstance(config, BlockConfig):
+            yield config
+        for _, value in config:
+            if isinstance(value, BaseModel):
+                yield from inside(value)
+
+    for part in (model.embedding, model.head, *model.layers):
+        yield from inside(part)
 
 
-CHECKS = (every_value_counts,)
+CHECKS = (every_value_counts, null_is_none)

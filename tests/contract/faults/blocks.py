@@ -164,6 +164,46 @@ class InitLeavesHalf(Norm):
         return Cost({"weight": half})
 
 
+class SetsItsGainItself(Norm):
+    """0.5 in the constructor, which no model ever sees."""
+
+    caught_by: ClassVar[str] = "initialization"
+
+    def build(self, dim: int) -> nn.Module:
+        module = super().build(dim)
+        module.weight = nn.Parameter(torch.full((dim,), 0.5))
+        return module
+
+
+class OpensItsGateItself(Norm):
+    """Zeros where ``cost`` has nothing to say but a role that draws."""
+
+    caught_by: ClassVar[str] = "initialization"
+
+    def build(self, dim: int) -> nn.Module:
+        module = super().build(dim)
+        module.weight = nn.Parameter(torch.zeros(dim))
+        return module
+
+    def cost(self, dim: int) -> Cost:
+        return Cost({"weight": Parameter((dim,), Role.OTHER)})
+
+
+class SetsARamp(Norm):
+    """Another ramp in the constructor than in ``cost``."""
+
+    caught_by: ClassVar[str] = "initialization"
+
+    def build(self, dim: int) -> nn.Module:
+        module = super().build(dim)
+        module.weight = nn.Parameter(torch.linspace(0.5, 1.0, dim))
+        return module
+
+    def cost(self, dim: int) -> Cost:
+        ramp = Parameter((dim,), Role.OTHER, init=lambda t, generator: t.copy_(torch.linspace(1.0, 2.0, dim)))
+        return Cost({"weight": ramp})
+
+
 class HoldsALock(Norm):
     caught_by: ClassVar[str] = "module_copies"
 
@@ -431,6 +471,20 @@ class RotatesByPlace(Position):
         return Module(self, head_dim)
 
 
+class CountsPadding(Position):
+    """Tokens after padding stand as far on as there is padding before them."""
+
+    caught_by: ClassVar[str] = "padding"
+
+    def build(self, head_dim: int, n_heads: int) -> Rope:
+        class Module(Rope):
+            def rotate(self, q: Tensor, k: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+                moved = step.positions + (step.positions < 0).sum(dim=1, keepdim=True)
+                return super().rotate(q, k, replace(step, positions=moved))
+
+        return Module(self, head_dim)
+
+
 class OneTableForAll(Position):
     caught_by: ClassVar[str] = "tables_are_its_own"
 
@@ -467,5 +521,19 @@ class RotatesOneTooFar(Position):
             def rotate(self, q: Tensor, k: Tensor, step: Step) -> tuple[Tensor, Tensor]:
                 twice = Step(2 * step.positions, step.slots, step.phase, step.consecutive)
                 return super().rotate(q, k, step)[0], super().rotate(q, k, twice)[1]
+
+        return Module(self, head_dim)
+
+
+class KnowsOneWidthOfHeads(Position):
+    """A width written down: heads of 8 are tried alone, those of the house are 16 wide."""
+
+    caught_by: ClassVar[str] = "in_qwen3"
+
+    def build(self, head_dim: int, n_heads: int) -> Rope:
+        class Module(Rope):
+            def rotate(self, q: Tensor, k: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+                q, k = (x.unflatten(-1, (2, 4)).flatten(-2) for x in (q, k))
+                return super().rotate(q, k, step)
 
         return Module(self, head_dim)

@@ -85,6 +85,10 @@ def unpacked_only(weight: Mapping[str, Tensor], x: Tensor, bias: Tensor | None, 
     return F.linear(x, weight["weight"], bias)
 
 
+def without_quantizer(weight: Mapping[str, Tensor], x: Tensor, bias: Tensor | None) -> Tensor:
+    return F.linear(x, weight["weight"], bias)
+
+
 def without_bias(weight: Mapping[str, Tensor], x: Tensor, bias: Tensor | None, *, quantizer: Any) -> Tensor:
     return linear_reference(weight, x, None, quantizer=quantizer)
 
@@ -95,6 +99,14 @@ def never(capabilities: Capabilities, call: Call) -> Verdict:
 
 def always(capabilities: Capabilities, call: Call) -> Verdict:
     return YES
+
+
+def asks_for_the_quantizer(capabilities: Capabilities, call: Call) -> Verdict:
+    return no("reads plain weights only") if call.static["quantizer"] is not None else YES
+
+
+def packed_alone(capabilities: Capabilities, call: Call) -> Verdict:
+    return no("reads packed weights only") if call.static["quantizer"] is None else YES
 
 
 def asks_for_what_nobody_says(capabilities: Capabilities, call: Call) -> Verdict:
@@ -111,6 +123,9 @@ FAULTS: dict[str, tuple[str, Kernel, str]] = {
     "other_dtype": ("attention", replace(CONTROL, function=other_dtype), "equals_reference"),
     "dishonest_yes": ("attention", replace(CONTROL, supports=always), "equals_reference"),
     "dishonest_about_packed": ("linear", Kernel("plain", unpacked_only, always), "equals_reference"),
+    "takes_no_quantizer": ("linear", Kernel("plain", without_quantizer, packed_alone), "equals_reference"),
+    "for_another_op": ("attention", Kernel("plain", unpacked_only, asks_for_the_quantizer), "verdicts"),
+    "calls_another_op": ("attention", Kernel("plain", unpacked_only, always), "equals_reference"),
     "bias_left_out": ("linear", Kernel("plain", without_bias, always), "equals_reference"),
     "serves_nothing": ("attention", replace(CONTROL, supports=never), "equals_reference"),
     "static_nobody_gives": ("attention", replace(CONTROL, supports=asks_for_what_nobody_says), "verdicts"),

@@ -148,6 +148,17 @@ class BranchesOnValues(Attention):
         return attention_reference(q, k, v, positions, keys, **options)
 
 
+class GoesThroughNumpy(Attention):
+    """dynamo knows NumPy; an export has no numbers to give it."""
+
+    caught_by: ClassVar[str] = "exports"
+
+    @staticmethod
+    def attend(q: Tensor, k: Tensor, v: Tensor, positions: Tensor, keys: Keys, **options: Any) -> Tensor:
+        positions = torch.from_numpy(positions.numpy())
+        return attention_reference(q, k, v, positions, keys, **options)
+
+
 # --- the cache ---
 
 
@@ -186,6 +197,22 @@ class PositionsRestart(Attention):
                     del self.position.rotate
 
         return Restarting
+
+
+class DecodesAtTheLongestRow(Attention):
+    """One position for the whole batch: right until rows are of different length."""
+
+    caught_by: ClassVar[str] = "cache_with_padding"
+
+    @classmethod
+    def module(cls) -> type[GroupedQueryAttention]:
+        class AtTheLongest(GroupedQueryAttention):
+            def forward(self, x: Tensor, step: Step, state: TokenState | None = None) -> Tensor:
+                if state is not None and x.shape[1] == 1:
+                    step = replace(step, positions=step.positions.amax().expand_as(step.positions))
+                return super().forward(x, step, state)
+
+        return AtTheLongest
 
 
 class SelectIgnored(Attention):
@@ -227,7 +254,7 @@ class RemembersTheGraph(Attention):
 class Stuck(TokenState):
     def extend(self, step: Step, *new: Tensor) -> tuple[tuple[Tensor, ...], Keys]:
         found = super().extend(step, *new)
-        self.extent -= step.positions.shape[1]
+        self.n_stored -= step.positions.shape[1]
         return found
 
 
@@ -267,6 +294,28 @@ def with_state(kind: type[TokenState]) -> type[GroupedQueryAttention]:
             return state
 
     return WithState
+
+
+# --- in a model ---
+
+
+class SharesWhatLayersDoNot(Attention):
+    """Keys in the table of a pass: a second layer gets the first one's, and its own matrix takes no part."""
+
+    caught_by: ClassVar[str] = "in_gpt2"
+
+    @classmethod
+    def module(cls) -> type[GroupedQueryAttention]:
+        class Sharing(GroupedQueryAttention):
+            def forward(self, x: Tensor, step: Step, state: TokenState | None = None) -> Tensor:
+                project = self.k.forward
+                self.k.forward = lambda x: step.table("keys", lambda: project(x))  # type: ignore[method-assign]
+                try:
+                    return super().forward(x, step, state)
+                finally:
+                    del self.k.forward
+
+        return Sharing
 
 
 # --- what it tells kernels ---

@@ -205,3 +205,14 @@ class ExpertsInTheWrongOrder(Quantizer):
     def unpack(self, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
         unpacked = super().unpack(tensors, dtype)
         return unpacked.flip(0) if unpacked.dim() == 3 else unpacked
+
+
+class PacksNoExperts(Quantizer):
+    """Matrices alone: a stack of them is refused at the pack, not by ``refuses``."""
+
+    caught_by: ClassVar[str] = "in_gpt_oss"
+
+    def pack(self, weight: Tensor) -> dict[str, Tensor]:
+        rows, _ = weight.shape
+        packed = super().pack(weight)
+        return {name: tensor[:rows] for name, tensor in packed.items()}

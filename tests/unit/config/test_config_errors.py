@@ -57,6 +57,27 @@ TOLD = """\
 """
 
 
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (
+            "layers.count: 2",
+            "layers.count: unknown key 'layers.count'; a dotted key is for overrides, here write layers: {count: 2}",
+        ),
+        ("layers.mixer.heads: 4", "here write layers: {mixer: {heads: 4}}"),
+        ("embedding: {position.type: learned}", "here write position: {type: 'learned'}"),
+        ("head.norm: {type: plain}", "here write head: {norm: ...}"),
+        ("nothing.like.it: 1", "unknown key 'nothing.like.it'; accepted: "),
+        ("layers.: 1", "unknown key 'layers.'; did you mean 'layers'?"),
+    ],
+)
+def test_a_dotted_key_in_a_file_says_how_to_nest_it(
+    line: str, told: str, write: Write, toys: Registry, problems: Told
+) -> None:
+    file = write(f"vocab_size: 16\n{line}\n")
+    assert any(told in problem for problem in problems(lambda: load_config(file, registry=toys)))
+
+
 def test_all_at_once_sorted_by_place(write: Write, toys: Registry, problems: Told) -> None:
     found = problems(lambda: load_config(write(WRONG), registry=toys))
     assert "\n".join(found) + "\n" == TOLD
