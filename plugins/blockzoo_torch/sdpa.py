@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from blockzoo.kernels import YES, Call, Capabilities, Kernel, Verdict, no
 from blockzoo.step import Keys
 from blockzoo_blocks.mixers.attention import visible
+from blockzoo_torch.recomputed import causal_attention, pays
 
 
 def supports(capabilities: Capabilities, call: Call) -> Verdict:
@@ -55,6 +56,8 @@ def attend(
     grouped = k.shape[1] != q.shape[1]
     if sinks is not None:
         return _with_sinks(q, k, v, sinks, mask, causal, scale, dropout, grouped)
+    if causal and not dropout and pays(q, k, v):
+        return causal_attention(q, k, v, scale)
     y = F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal, scale=scale, enable_gqa=grouped
     )
