@@ -86,19 +86,30 @@ def from_pretrained(
     *,
     trainable: bool = False,
     overrides: Mapping[str, Any] | None = None,
+    mapped: bool = False,
 ) -> Decoder:
     """A model with the weights of a checkpoint: a local folder or a hub id, in any layout that a family knows.
 
     ``dtype`` (default bfloat16) is that of float weights; "stored" keeps each as it is stored. Packed weights stay
-    packed, unless ``trainable`` asks for float masters. ``overrides`` are dotted keys laid on the config. Raises
-    CheckpointError where the folder and the config disagree in any tensor.
+    packed, unless ``trainable`` asks for float masters. ``overrides`` are dotted keys laid on the config.
+    ``mapped`` leaves on the CPU what can be left in its file, as it is: there at once, and resident as it is used. The
+    file must stay as it is meanwhile, and its values aren't checked. Raises CheckpointError where the folder and the
+    config disagree in any tensor.
     """
     import torch
 
     from blockzoo.checkpoints import from_pretrained as load
 
     dtype = torch.bfloat16 if dtype is None else dtype
-    return load(ref, device=device, dtype=dtype, trainable=trainable, overrides=overrides, registry=_registry())
+    return load(
+        ref,
+        device=device,
+        dtype=dtype,
+        trainable=trainable,
+        overrides=overrides,
+        mapped=mapped,
+        registry=_registry(),
+    )
 
 
 def save_pretrained(model: Decoder, folder: str | Path, layout: str = "hf") -> None:

@@ -43,7 +43,8 @@ def empty(
     quantize(model, packed, trainable=trainable)
     model.to(dtype)
     if torch.device(device).type != "meta":
-        model.to_empty(device=device)
+        # not to_empty: empty_like of a meta tensor imports sympy, a third of a second
+        model._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device=device))
     model._kernels = registry.kernels()
     return model.eval()
 

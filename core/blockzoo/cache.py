@@ -18,6 +18,9 @@ from torch import Tensor, nn
 from blockzoo.errors import InputError
 from blockzoo.step import Keys, Phase, Step
 
+LINE = "0, 1, 2, ... as far as a cache is long"
+"""Key of a Step's table that a cache brings: consecutive positions are views of it."""
+
 
 @runtime_checkable
 class State(Protocol):
@@ -68,14 +71,31 @@ class TokenState:
     ) -> None:
         self.capacity = max_length if window is None else min(window, max_length)
         self.window = window
-        self.positions = torch.full((batch_size, self.capacity), -1, dtype=torch.int64, device=device)
         self.tensors = [
-            torch.zeros((batch_size, *shape[:-1], self.capacity, shape[-1]), dtype=dtype, device=device)
+            torch.empty((batch_size, *shape[:-1], self.capacity, shape[-1]), dtype=dtype, device=device)
             for shape in shapes
-        ]
-        self.consecutive = True  # every row holds the same slots, in order, without padding
-        self.extent = 0  # an upper bound on the slots in use, kept on the host
-        self.evicted = False
+        ]  # memory that nobody writes to costs nothing, so a long cache is taken up as it fills
+        self.n_stored = 0  # tokens written so far: of every row, or at most
+        self._own: Tensor | None = None  # positions (B, capacity), once rows differ; before, n_stored says them all
+
+    @property
+    def extent(self) -> int:
+        """How many slots are in use, at most."""
+        return min(self.n_stored, self.capacity)
+
+    @property
+    def _evicted(self) -> bool:
+        """Whether a ring has written over tokens."""
+        return self.n_stored > self.capacity
+
+    @property
+    def positions(self) -> Tensor:
+        """The position that each slot holds (B, capacity), -1 where it is empty."""
+        if self._own is not None:
+            return self._own
+        held = self.tensors[0]
+        line = torch.arange(self.capacity, device=held.device)
+        return _held_by(line, self.n_stored, self.capacity).expand(len(held), -1)
 
     def extend(self, step: Step, *new: Tensor) -> tuple[tuple[Tensor, ...], Keys]:
         """Store the tokens of this pass, each ``new`` (B, *lead, T, D).
@@ -83,70 +103,104 @@ class TokenState:
         Returns what attention looks at, old and new together, one tensor (B, *lead, S, D) of its dtype for each,
         and their Keys. A windowed state hands out old plus new before it evicts.
         """
-        empty = self.extent == 0
         n_tokens = step.positions.shape[1]
-        uniform = self.consecutive and step.consecutive and step.start is not None
-        ring = self.window is not None and self.extent + n_tokens > self.capacity
-        if empty and n_tokens > 1:
-            self._write(step, new, uniform)
+        if n_tokens > 1 and self.n_stored == 0:
+            self._write(step, new)
             return new, step.keys
-        if ring and n_tokens > 1:  # later tokens would evict what the earlier ones still see
-            pairs = zip(self.tensors, new, strict=True)
-            joined = tuple(torch.cat([tensor.to(part.dtype), part], dim=-2) for tensor, part in pairs)
-            keys = Keys(torch.cat([self.positions, step.positions], dim=1), False)
-            self._write(step, new, uniform)
+        if n_tokens > 1 and self.n_stored + n_tokens > self.capacity and self.window is not None:
+            # later tokens would evict what the earlier ones still see
+            joined = tuple(torch.cat(pair, dim=-2) for pair in zip(self._stored(new), new, strict=True))
+            keys = Keys(torch.cat([self.positions[:, : self.extent], step.positions], dim=1), False)
+            self._write(step, new)
             return joined, keys
-        self._write(step, new, uniform)
-        stored = [tensor[..., : self.extent, :].to(part.dtype) for tensor, part in zip(self.tensors, new, strict=True)]
-        return tuple(stored), Keys(self.positions[:, : self.extent], uniform)
+        self._write(step, new)
+        return self._stored(new), self._keys(step, self.extent)
 
-    def _write(self, step: Step, new: tuple[Tensor, ...], uniform: bool) -> None:
+    def _stored(self, like: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """What is stored, in the dtypes of ``like``."""
+        extent, pairs = self.extent, zip(self.tensors, like, strict=True)
+        return tuple(tensor.narrow(-2, 0, extent).to(part.dtype) for tensor, part in pairs)
+
+    def _keys(self, step: Step, extent: int) -> Keys:
+        if self._own is not None:
+            return Keys(self._own.narrow(1, 0, extent), False)
+
+        def keys() -> Keys:
+            line = step.tables.get(LINE)
+            slots = line[:extent] if isinstance(line, Tensor) else torch.arange(extent, device=step.positions.device)
+            return Keys(_held_by(slots, self.n_stored, self.capacity).expand(len(step.positions), extent), True)
+
+        return step.table(("keys", self.n_stored, self.capacity), keys)
+
+    def _write(self, step: Step, new: tuple[Tensor, ...]) -> None:
         n_tokens = step.positions.shape[1]
-        if uniform:
-            assert step.start is not None
-            kept = min(n_tokens, self.capacity)
-            first = (step.start + n_tokens - kept) % self.capacity
-            head = min(kept, self.capacity - first)
-            for tensor, part in zip(
-                (*self.tensors, self.positions[..., None]), (*new, step.positions[..., None]), strict=True
-            ):
-                part = part[..., n_tokens - kept :, :].detach()
-                tensor[..., first : first + head, :] = part[..., :head, :]
-                if head < kept:
-                    tensor[..., : kept - head, :] = part[..., head:, :]
+        if self._own is None and step.consecutive and step.start is not None:
+            self._write_alike(step.start, n_tokens, new)
         else:
-            last = step.slots.amax(dim=1, keepdim=True)
-            rows, columns = ((step.slots >= 0) & (step.slots > last - self.capacity)).nonzero(as_tuple=True)
-            slots = step.slots[rows, columns] % self.capacity
-            self.positions[rows, slots] = step.positions[rows, columns]
-            for tensor, part in zip(self.tensors, new, strict=True):
-                # token axis next to the batch axis, so that (row, slot) pairs index it
-                tensor.movedim(-2, 1)[rows, slots] = part.detach().movedim(-2, 1)[rows, columns].to(tensor.dtype)
-        self.consecutive = uniform
-        self.evicted = self.evicted or self.extent + n_tokens > self.capacity
-        self.extent = min(self.extent + n_tokens, self.capacity)
+            self._write_each(step, new)
+        self.n_stored += n_tokens
+
+    def _write_alike(self, start: int, n_tokens: int, new: tuple[Tensor, ...]) -> None:
+        """Every row has the same slots, and slots are positions."""
+        kept = min(n_tokens, self.capacity)
+        first = (start + n_tokens - kept) % self.capacity
+        head = min(kept, self.capacity - first)
+        for tensor, part in zip(self.tensors, new, strict=True):
+            part = part.detach()
+            tensor.narrow(-2, first, head).copy_(part.narrow(-2, n_tokens - kept, head))
+            if head < kept:
+                tensor.narrow(-2, 0, kept - head).copy_(part.narrow(-2, n_tokens - kept + head, kept - head))
+
+    def _write_each(self, step: Step, new: tuple[Tensor, ...]) -> None:
+        self._own = self.positions.clone() if self._own is None else self._own
+        more = min(step.positions.shape[1], self.capacity - self.extent)
+        for tensor in self.tensors:  # rows that are shorter than others leave slots that must weigh nothing
+            tensor.narrow(-2, self.extent, more).zero_()
+        rows, columns, slots = step.table(("slots", self.capacity), lambda: _places(step.slots, self.capacity))
+        self._own[rows, slots] = step.positions[rows, columns]
+        for tensor, part in zip(self.tensors, new, strict=True):
+            # token axis next to the batch axis, so that (row, slot) pairs index it
+            tensor.movedim(-2, 1)[rows, slots] = part.detach().movedim(-2, 1)[rows, columns].to(tensor.dtype)
 
     def select(self, rows: Tensor) -> None:
-        self.positions = self.positions[rows]
-        self.tensors = [tensor[rows] for tensor in self.tensors]
+        self._own = None if self._own is None else self._own[rows]
+        self.tensors = [self._selected(tensor, rows) for tensor in self.tensors]
+
+    def _selected(self, tensor: Tensor, rows: Tensor) -> Tensor:
+        kept = tensor.new_empty((len(rows), *tensor.shape[1:]))
+        kept.narrow(-2, 0, self.extent).copy_(tensor.narrow(-2, 0, self.extent)[rows])
+        return kept
 
     def reset(self) -> None:
-        self.positions.fill_(-1)
-        self.consecutive = True
-        self.extent = 0
-        self.evicted = False
+        self._own = None
+        self.n_stored = 0
 
     def can_rollback(self, length: int) -> bool:
         """Whether ``rollback(length)`` would bring back exactly what was: not once a ring has evicted."""
-        return not self.evicted
+        return not self._evicted
 
     def rollback(self, length: int) -> None:
         """Forget all slots from ``length`` on."""
-        self.positions[:, length:] = -1
-        self.extent = min(self.extent, length)
+        self.n_stored = min(self.n_stored, length)
+        if self._own is not None:
+            self._own[:, length:] = -1
 
     def nbytes(self) -> int:
         return sum(tensor.numel() * tensor.itemsize for tensor in self.tensors)
+
+
+def _held_by(slots: Tensor, n_stored: int, capacity: int) -> Tensor:
+    """Which position each of these slots holds after so many tokens, -1 for none: the latest that fell on it."""
+    if n_stored > capacity:
+        return n_stored - 1 - (n_stored - 1 - slots) % capacity
+    return slots if len(slots) <= n_stored else torch.where(slots < n_stored, slots, -1)
+
+
+def _places(slots: Tensor, capacity: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Row, column and slot of each token of slots (B, T) that a state of this capacity keeps."""
+    last = slots.amax(dim=1, keepdim=True)
+    rows, columns = ((slots >= 0) & (slots > last - capacity)).nonzero(as_tuple=True)
+    return rows, columns, slots[rows, columns] % capacity
 
 
 @dataclass(frozen=True)
@@ -165,6 +219,7 @@ class ModelCache:
         self.batch_size = batch_size
         self.max_length = max_length
         self.lengths = torch.zeros(batch_size, dtype=torch.int64, device=device)
+        self._line = torch.arange(max_length, device=device)
         self._uniform: int | None = 0  # the length of every row, where they are all alike: kept on the host
 
     def step(self, shape: tuple[int, int], positions: Tensor | None, phase: Phase) -> Step:
@@ -175,8 +230,8 @@ class ModelCache:
         if positions is None and self._uniform is not None:
             start = self._uniform
             self._check(start + n_tokens)
-            line = torch.arange(start, start + n_tokens, device=self.lengths.device).expand(batch_size, n_tokens)
-            return Step(line, line, phase, consecutive=True, start=start)
+            line = self._line[start : start + n_tokens].expand(batch_size, n_tokens)
+            return Step(line, line, phase, consecutive=True, start=start, tables={LINE: self._line})
         if positions is None:
             slots = self.lengths[:, None] + torch.arange(n_tokens, device=self.lengths.device)
             self._check(int(slots.max()) + 1)

@@ -105,7 +105,8 @@ class Decoder(nn.Module):
             x, aux = layer(x, step, state)
             if not isinstance(aux, dict):  # two rows of a bare tensor unpack as a pair
                 raise PluginError(self._no_reports(index))
-            reports.update({f"layers.{index}.{name}": value for name, value in aux.items()})
+            if return_aux:
+                reports.update({f"layers.{index}.{name}": value for name, value in aux.items()})
         if cache is not None:
             cache.advance(step)
         logits = self.head(_last(x, step) if last_only else x, self.embedding.tokens)
@@ -185,7 +186,7 @@ class Decoder(nn.Module):
             raise InputError(f"{tokens.shape[1]} tokens are more than the context of {self.config.context_length}")
         if torch.compiler.is_compiling() or tokens.device.type != "cpu":
             return  # looking at values would wait for the device
-        low, high = int(tokens.min()), int(tokens.max())
+        low, high = (int(end) for end in tokens.aminmax())
         if low < 0 or high >= self.config.vocab_size:
             wrong = low if low < 0 else high
             raise InputError(f"token id {wrong} is outside the vocabulary of {self.config.vocab_size}")

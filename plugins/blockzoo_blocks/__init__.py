@@ -16,17 +16,18 @@ if TYPE_CHECKING:
 @hookimpl
 def blockzoo_register(registry: Registrar) -> None:
     from blockzoo.linear import EXPERT_LINEAR, LINEAR
+    from blockzoo_blocks.ffn.gate import GATE
     from blockzoo_blocks.ffn.glu import GLUConfig
     from blockzoo_blocks.ffn.mlp import MLPConfig
     from blockzoo_blocks.ffn.moe import MoEConfig
     from blockzoo_blocks.mixers.attention import ATTENTION
     from blockzoo_blocks.mixers.gqa import GQAConfig
     from blockzoo_blocks.norms.layer_norm import LayerNormConfig
-    from blockzoo_blocks.norms.rms_norm import RMSNormConfig
+    from blockzoo_blocks.norms.rms_norm import RMS_NORM, RMSNormConfig
     from blockzoo_blocks.positions.alibi import AlibiConfig
     from blockzoo_blocks.positions.learned import LearnedPositionConfig
     from blockzoo_blocks.positions.none import NoPositionConfig
-    from blockzoo_blocks.positions.rope import RopeConfig
+    from blockzoo_blocks.positions.rope import ROTARY, RopeConfig
     from blockzoo_blocks.positions.sinusoidal import SinusoidalPositionConfig
     from blockzoo_blocks.quantizers.int8 import Int8Config
     from blockzoo_blocks.quantizers.mxfp4 import MXFP4Config
@@ -35,6 +36,9 @@ def blockzoo_register(registry: Registrar) -> None:
     from blockzoo_blocks.residuals.sandwich import SandwichConfig
 
     registry.op(ATTENTION)
+    registry.op(GATE)
+    registry.op(RMS_NORM)
+    registry.op(ROTARY)
     registry.op(LINEAR)
     registry.op(EXPERT_LINEAR)
     registry.block("ffn", "glu", GLUConfig)

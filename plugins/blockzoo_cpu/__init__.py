@@ -12,7 +12,20 @@ if TYPE_CHECKING:
 
 @hookimpl
 def blockzoo_register(registry: Registrar) -> None:
+    from blockzoo.bench.stream import STREAM_SUM
+    from blockzoo_cpu.attention import ATTENTION
     from blockzoo_cpu.linear import EXPERT_ROWS, LINEAR_ROWS
+    from blockzoo_cpu.pointwise import GATE, RMS_NORM, ROTARY
+    from blockzoo_cpu.prefill import EXPERT_TILES, LINEAR_TILES
+    from blockzoo_cpu.roof import CPU_STREAM_SUM
 
+    registry.op(STREAM_SUM)
+    registry.kernel("stream_sum", CPU_STREAM_SUM)
+    registry.kernel("attention", ATTENTION)
+    registry.kernel("gate", GATE)
     registry.kernel("linear", LINEAR_ROWS)
     registry.kernel("expert_linear", EXPERT_ROWS)
+    registry.kernel("linear", LINEAR_TILES)
+    registry.kernel("expert_linear", EXPERT_TILES)
+    registry.kernel("rms_norm", RMS_NORM)
+    registry.kernel("rotary", ROTARY)

@@ -8,6 +8,15 @@
 #include <stdlib.h>
 #include <string.h>
 
+#ifdef _OPENMP
+#include <omp.h>
+static inline int thread(void) { return omp_get_thread_num(); }
+static inline int threads(void) { return omp_get_num_threads(); }
+#else
+static inline int thread(void) { return 0; }
+static inline int threads(void) { return 1; }
+#endif
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #define AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")))

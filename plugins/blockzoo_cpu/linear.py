@@ -75,11 +75,17 @@ def _product(
     quantizer: QuantizerConfig | None,
 ) -> Tensor:
     """x (N, in) -> (N, out)."""
+    run = _rows if may_go_direct(x) else torch.ops.blockzoo_cpu.rows
     if quantizer is None:
-        return torch.ops.blockzoo_cpu.rows(TYPES[weight["weight"].dtype], weight["weight"], None, bias, x, counts)
+        return run(TYPES[weight["weight"].dtype], weight["weight"], None, bias, x, counts)
     if isinstance(quantizer, MXFP4Config):
-        return torch.ops.blockzoo_cpu.rows(MXFP4, weight["blocks"], weight["scales"], bias, x, counts)
-    return torch.ops.blockzoo_cpu.rows(INT8, weight["codes"], weight["scales"], bias, x, counts)
+        return run(MXFP4, weight["blocks"], weight["scales"], bias, x, counts)
+    return run(INT8, weight["codes"], weight["scales"], bias, x, counts)
+
+
+def may_go_direct(x: Tensor) -> bool:
+    """Whether a call may pass torch's dispatcher by, which costs more than a small kernel: nobody traces it."""
+    return type(x) is Tensor and not torch.compiler.is_compiling()
 
 
 def _rows(
@@ -89,7 +95,9 @@ def _rows(
     y = _like(kind, weights, scales, bias, x, counts)
     rows = [len(x)] if counts is None else counts
     # rows lie one after another for the C code; weights do already, so they are never copied
-    x, weights = x.contiguous(), weights.contiguous()
+    weights = weights.contiguous()
+    if x.stride(1) != 1 or x.stride(0) not in (0, x.shape[1]):  # 0: one row for all, prepared once
+        x = x.contiguous()
     scales, bias = (None if part is None else part.contiguous() for part in (scales, bias))
     failed = _rows_times()(
         kind,
@@ -98,6 +106,7 @@ def _rows(
         None if bias is None else bias.data_ptr(),
         0 if bias is None else TYPES[bias.dtype],
         x.data_ptr(),
+        x.stride(0),
         y.data_ptr(),
         TYPES[x.dtype],
         len(x),
@@ -124,7 +133,7 @@ def _rows_times() -> Any:
     return function(
         "rows_times",
         *(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int),  # weight, scales, bias
-        *(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int),  # x, y, sizes
+        *(ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, *[ctypes.c_int] * 4),  # x, its stride, y, type, sizes
         *(ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_int),  # counts, experts, rounded, wide
     )
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import resource
+from pathlib import Path
+
 import pytest
 import torch
 
+from blockzoo import building
 from blockzoo.cache import ModelCache, TokenState
+from blockzoo.config import load_config
 from blockzoo.errors import InputError
+from blockzoo.registry import Registry
 from blockzoo.step import Keys
 
 CPU = torch.device("cpu")
@@ -127,3 +133,97 @@ def test_a_cache_of_another_dtype_hands_out_the_models() -> None:
         (values,), _ = state.extend(step, torch.randn(1, n, 4))
         cache.advance(step)
         assert values.dtype == torch.float32
+
+
+OSS = {  # gpt-oss's shape, tiny
+    "name": "long",
+    "vocab_size": 32,
+    "context_length": 131072,
+    "d_model": 16,
+    "norm": {"type": "rms_norm"},
+    "position": {
+        "type": "rope",
+        "theta": 150000,
+        "scaling": {"type": "yarn", "factor": 32, "original_context_length": 4096, "truncate": False},
+    },
+    "blocks": {
+        "full": {"type": "gqa", "n_heads": 2, "n_kv_heads": 1, "head_dim": 8, "sinks": True},
+        "sliding": {"use": "full", "window": 128},
+    },
+    "layers": {
+        "count": 2,
+        "mixer": {"cycle": ["sliding", "full"]},
+        "ffn": {"type": "glu", "d_ff": 16},
+    },
+}
+
+
+def test_131072_positions_are_accepted_and_sliding_layers_stay_small(registry: Registry) -> None:
+    model = building.build(load_config(OSS, registry=registry), registry=registry, seed=0)
+    cache = model.new_cache()
+    step = cache.step((1, 131071), None, "prefill")
+    sliding, full = cache.states
+    assert isinstance(sliding, TokenState)
+    assert isinstance(full, TokenState)
+    for state in (sliding, full):
+        state.extend(step, *(torch.randn(1, 1, 131071, 8) for _ in state.tensors))
+    cache.advance(step)
+    with torch.no_grad():
+        logits = model(torch.tensor([[1]]), cache=cache)
+    assert logits.isfinite().all()
+    assert full.tensors[0].shape[-2] == 131072
+    assert sliding.nbytes() == 2 * 128 * 8 * 4
+    assert sorted(sliding.positions[0].tolist()) == list(range(131072 - 128, 131072))
+    with pytest.raises(InputError, match="131073 tokens don't fit"):
+        model(torch.tensor([[1]]), cache=cache)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's /proc")
+def test_memory_is_taken_up_as_a_cache_fills() -> None:
+    """Half a gigabyte that is not written to costs nothing: a long cache may be made for a short text."""
+    before = resident()
+    state = TokenState(1, 1 << 17, [(8, 64), (8, 64)], window=None, device=CPU, dtype=torch.float32)
+    cache = ModelCache([state], 1, 1 << 17, CPU)
+    step = cache.step((1, 3), None, "prefill")
+    state.extend(step, *(torch.ones(1, 8, 3, 64) for _ in range(2)))
+    cache.advance(step)
+    cache.select(torch.tensor([0, 0]))
+    assert state.nbytes() == 1 << 30
+    assert resident() - before < 1 << 27
+
+
+def resident() -> int:
+    """Bytes of memory that this process holds."""
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
+
+
+def test_unwritten_slots_are_clean_where_rows_differ() -> None:
+    """A shorter row has slots that only longer rows have written: they take no part, and are no NaN that spreads."""
+    cache, state = make(None)
+    for tensor in state.tensors:
+        tensor.fill_(float("nan"))
+    for n, positions in ((3, torch.tensor([[0, 1, 2], [-1, -1, 0]])), (1, None), (2, None)):
+        step = cache.step((2, n), positions, "decode")
+        (values,), keys = state.extend(step, step.positions[..., None].float())
+        cache.advance(step)
+        assert values.isfinite().all()
+        assert not keys.consecutive
+
+
+def test_positions_are_the_same_however_a_cache_came_to_them() -> None:
+    """Rows that are alike keep no positions of their own; those that a mask or a bias reads are right all the same."""
+    for window in (None, 3):
+        cache, alike = make(window)
+        other, each = make(window)
+        for n in (2, 1, 1, 1, 1):
+            step = cache.step((2, n), None, "decode")
+            _, keys = alike.extend(step, torch.zeros(2, n, 1))
+            cache.advance(step)
+            line = torch.arange(int(other.lengths[0]), int(other.lengths[0]) + n).expand(2, n)
+            step = other.step((2, n), line, "decode")
+            _, same = each.extend(step, torch.zeros(2, n, 1))
+            other.advance(step)
+            assert torch.equal(keys.positions, same.positions)
+            assert torch.equal(alike.positions, each.positions)
+            assert keys.consecutive
+            assert not same.consecutive

@@ -10,7 +10,7 @@ import torch
 from blockzoo import building
 from blockzoo.config import load_config
 from blockzoo.errors import InputError
-from blockzoo.generation import Sampler, TextStream, generate, generate_batch
+from blockzoo.generation import Sampler, TextStream, decode, generate, generate_batch
 from blockzoo.model import Decoder
 from blockzoo.registry import Registry
 from blockzoo.tokenizers import ByteTokenizer
@@ -65,6 +65,25 @@ def test_rows_leave_a_batch_when_they_stop(model: Decoder) -> None:
         ends = [i for i, token in enumerate(row) if token in stop]
         assert tokens == row[: ends[0] if ends else None]
     assert list(generate(model, PROMPTS[0], max_new_tokens=16, stop=stop)) == stopped[0]
+
+
+def test_the_loop_reads_each_token_once_and_the_last_not_at_all(model: Decoder) -> None:
+    read: list[list[int]] = []
+
+    def reader(tokens: torch.Tensor) -> torch.Tensor:
+        read.append(tokens[:, 0].tolist())
+        return torch.nn.functional.one_hot(tokens + 1, 64).float()  # a token is followed by the next number
+
+    first = torch.nn.functional.one_hot(torch.tensor([[3], [9]]), 64).float()
+    left: list[list[int]] = []
+    generators = [torch.Generator()] * 2
+    steps = decode(reader, first, Sampler(), generators, max_new_tokens=4, stop={11}, leave=left.append)
+    assert list(steps) == [[(0, 3), (1, 9)], [(0, 4), (1, 10)], [(0, 5)], [(0, 6)]]
+    assert read == [[3, 9], [4, 10], [5]]
+    assert left == [[0]]
+    asked = iter([False, False, True])
+    steps = decode(reader, first, Sampler(), generators, max_new_tokens=4, stopped=lambda: next(asked))
+    assert len(list(steps)) == 2
 
 
 def test_prompts_may_be_tensors(model: Decoder) -> None:

@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from itertools import combinations, pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -176,9 +177,9 @@ def test_changes_that_would_help(shipping: Registry) -> None:
         use = Use(config, **{"context": 4096, **asked})  # type: ignore[arg-type]
         return {c.words: c.fits for c in changes(use, [Device("memory", int(memory * GB))], int8)}
 
-    assert helping(13.5) == {"int8 rest": True, "mapped embedding": False}
+    assert helping(13.4) == {"int8 rest": True, "mapped embedding": False}
     assert helping(12.5) == {"int8 rest": False, "mapped embedding": False, "int8 rest and mapped embedding": True}
-    assert helping(16, context=131_072) == {"int8 rest": True, "mapped embedding": False, "context 69185": True}
+    assert helping(16, context=131_072) == {"int8 rest": True, "mapped embedding": False, "context 71016": True}
     (batch,) = (words for words in helping(16, batch=20) if words.startswith("batch "))
     assert 2 <= int(batch.removeprefix("batch ")) < 20
     tied = load_config("gpt2", registry=shipping)
@@ -231,13 +232,25 @@ def test_the_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert said["devices"][0]["weights"]["mxfp4"] == 10_152_345_600
     assert main([*asked, "--memory", "12.5GB"]) == 0
     out = capsys.readouterr().out
-    assert "does not fit: 1.9" in out
+    assert "does not fit: 1.86" in out
     assert "would fit with int8 rest and mapped embedding" in out
     assert main(["plan", "gpt-oss-120b", "--devices", "2x80GB"]) == 0
     out = capsys.readouterr().out
     assert "embedding, 0-17" in out
     assert "18-35, head" in out
     assert "the longest context that fits is 131,072" in out
+
+
+def test_a_mapped_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
+    def said(*options: str) -> dict[str, Any]:
+        assert main(["plan", *options, "--memory", "16GB", "--context", "1024", "--json"]) == 0
+        return dict(json.loads(capsys.readouterr().out))
+
+    for model, tied in (("gpt-oss-20b", False), ("qwen3-0.6b", True)):
+        mapped, read = said(model, "--mapped"), said(model)
+        assert mapped["devices"][0]["loading"] == 0 < read["devices"][0]["loading"]
+        assert mapped["map_embedding"] is not tied
+        assert (mapped["total"] < read["total"]) is not tied
 
 
 def test_what_a_user_gets_wrong(capsys: pytest.CaptureFixture[str]) -> None:
@@ -262,25 +275,32 @@ def test_what_a_user_gets_wrong(capsys: pytest.CaptureFixture[str]) -> None:
 
 RUN = """
 import sys, torch, blockzoo
-model = blockzoo.from_pretrained(sys.argv[1], dtype="stored")
+model = blockzoo.from_pretrained(sys.argv[1], dtype="stored", mapped=sys.argv[3] == "mapped")
 assert list(blockzoo.generate(model, [i % 997 for i in range(int(sys.argv[2]))], max_new_tokens=2))
 """
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux only")
-@pytest.mark.parametrize(("quantizer", "within"), [(None, 0.03), ("int8", 0.03)])
+@pytest.mark.parametrize(
+    ("quantizer", "mapped", "tied"),
+    [(None, False, True), ("int8", False, True), (None, True, True), ("int8", True, True), (None, True, False)],
+)
 def test_a_process_takes_what_the_plan_says(
-    quantizer: str | None, within: float, shipping: Registry, tmp_path: Path
+    quantizer: str | None, mapped: bool, tied: bool, shipping: Registry, tmp_path: Path
 ) -> None:
     """A model of 330 MB (bfloat16) on a prompt of 512; the peak of everything, Python and torch included."""
-    config = load_config("qwen3-0.6b", {"layers.count": 8, "vocab_size": 40_000}, registry=shipping)
-    layout = "hf"
+    sizes = {"layers.count": 8, "vocab_size": 40_000, "embedding.tied": tied}
+    config = load_config("qwen3-0.6b", sizes, registry=shipping)
     if quantizer is not None:
-        config, layout = quantized(config, {"rest": shipping.get("quantizer", quantizer)()}), "native"
-    write_random(config, tmp_path / "model", registry=shipping, layout=layout)
-    use = Use(config, context=514, read_whole=whole_read(config, config, torch.bfloat16, registry=shipping))
+        config = quantized(config, {"rest": shipping.get("quantizer", quantizer)()})
+    write_random(config, tmp_path / "model", registry=shipping, layout="native")
+    use = Use(config, context=514, map_embedding=mapped and not tied)
+    if not mapped:
+        use = replace(use, read_whole=whole_read(config, config, torch.bfloat16, registry=shipping))
     (share,) = split(use, [Device("memory", GB)])
-    found = peak(RUN, str(tmp_path / "model"), "512")
-    print(f"{quantizer}: planned {share.total / 1e6:.0f} MB, found {found / 1e6:.0f} MB")
-    assert found == pytest.approx(share.total, rel=within)
+    found = peak(RUN, str(tmp_path / "model"), "512", "mapped" if mapped else "read")
+    print(f"{quantizer}, mapped {mapped}, tied {tied}: planned {share.total / 1e6:.0f} MB, found {found / 1e6:.0f} MB")
+    # rows of a mapped table, and the unpacking of packed weights, are bounds: kernels need less
+    least = 0.97 if quantizer is None and tied else 0.85
+    assert least * share.total <= found <= 1.03 * share.total

@@ -14,15 +14,11 @@ import torch
 from torch import Tensor
 
 from blockzoo.cache import Bookmark
-from blockzoo.generation import Sampler
+from blockzoo.generation import Sampler, decode, never
 from blockzoo.model import Decoder
 
 CHUNK = 512
 """Tokens read at once: how often a stop is looked for while a prompt is read."""
-
-
-def never() -> bool:
-    return False
 
 
 class Memory:
@@ -51,15 +47,12 @@ class Memory:
         after ``stopped()`` is true.
         """
         logits = self.read(prompt, stopped)
-        for left in range(max_new_tokens, 0, -1):
-            if logits is None or stopped():
-                return
-            (token,) = sampler(logits[:, -1], [generator])
-            if token in stop:
-                return
+        if logits is None:
+            return
+        for [(_, token)] in decode(
+            self._run, logits, sampler, [generator], max_new_tokens=max_new_tokens, stop=stop, stopped=stopped
+        ):
             yield token
-            if left > 1:
-                logits = self._run([token])
 
     def read(self, prompt: Sequence[int], stopped: Callable[[], bool] = never) -> Tensor | None:
         """Logits (1, 1, V) after a prompt; None where it was stopped."""
@@ -72,7 +65,7 @@ class Memory:
         for start in range(first, len(prompt), CHUNK):
             if stopped():
                 return None
-            logits = self._run(prompt[start : start + CHUNK])
+            logits = self._run(torch.tensor([prompt[start : start + CHUNK]], device=self.model.device))
         self._bookmark = (len(prompt), self._cache.bookmark())
         return logits
 
@@ -96,13 +89,13 @@ class Memory:
         if self._bookmark is not None and self._bookmark[0] > length:
             self._bookmark = None
 
-    def _run(self, tokens: list[int]) -> Tensor:
+    @torch.no_grad()
+    def _run(self, tokens: Tensor) -> Tensor:
+        """Read tokens (1, T)."""
         try:
-            with torch.no_grad():
-                line = torch.tensor([tokens], device=self.model.device)
-                logits = self.model(line, cache=self._cache, last_only=True)
+            logits = self.model(tokens, cache=self._cache, last_only=True)
         except BaseException:  # some layers have these tokens, others don't
             self.forget()
             raise
-        self._tokens += tokens
+        self._tokens += tokens[0].tolist()
         return logits

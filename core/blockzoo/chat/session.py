@@ -8,10 +8,10 @@ from typing import Literal
 
 from blockzoo.chat.encoding import Prompt, control_id, prompt
 from blockzoo.chat.format import ChatFormat, Settings
-from blockzoo.chat.memory import Memory, never
+from blockzoo.chat.memory import Memory
 from blockzoo.chat.messages import Conversation, Delta, Draft, Message
 from blockzoo.errors import InputError
-from blockzoo.generation import Sampler, generator_for
+from blockzoo.generation import Sampler, generator_for, never
 from blockzoo.model import Decoder
 from blockzoo.tokenizers import Tokenizer
 

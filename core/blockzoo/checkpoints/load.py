@@ -1,4 +1,4 @@
-"""Loading: folder -> config -> an allocated model -> every stored tensor copied straight into its place -> bound.
+"""Loading: folder -> config -> an allocated model -> every stored tensor straight in its place, or mapped -> bound.
 
 Everything that can be known from headers is checked before anything is allocated. Memory is the model plus one
 stored tensor.
@@ -6,33 +6,34 @@ stored tensor.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from blockzoo.accounting import parameters_of
 from blockzoo.building import empty
 from blockzoo.checkpoints import hub
 from blockzoo.checkpoints.config_json import TOKEN_IDS
 from blockzoo.checkpoints.family import Family
+from blockzoo.checkpoints.filling import Filled, Progress, fill, silent
 from blockzoo.checkpoints.folder import name_of, path_in, read_config_json, read_json, shortened, stored_tensors
-from blockzoo.checkpoints.keymap import Entry, Target, check, check_size, identity
+from blockzoo.checkpoints.keymap import Entry, check, check_size, identity
 from blockzoo.checkpoints.places import Places
 from blockzoo.checkpoints.safetensors_io import StoredTensor
 from blockzoo.checkpoints.tensors import wanted
 from blockzoo.config import load_config
 from blockzoo.config.schema import ModelConfig
-from blockzoo.errors import CheckpointError, ConfigError
+from blockzoo.errors import CheckpointError, ConfigError, InputError
 from blockzoo.model import Decoder
 from blockzoo.registry import Registry
 
 NATIVE_CONFIG = "blockzoo.yaml"
 GENERATION = "generation_config.json"
-VALUES_AT_ONCE = 4 * 2**20
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,30 @@ class Source:
     config: ModelConfig
     family: Family | None
     layout: str
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A checkpoint whose tensors fit its config; nothing but headers is read. ``config``: with the overrides;
+    ``entries``: in the order of their places in the files; ``prefix``: of the keys.
+    """
+
+    source: Source
+    config: ModelConfig
+    stored: Mapping[str, StoredTensor]
+    entries: Sequence[Entry]
+    prefix: str | None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the token embedding, or of the first float where that is packed."""
+        floats = {
+            target.name: self.stored[entry.stored].dtype
+            for entry in self.entries
+            for target in entry.targets
+            if entry.dtype is None
+        }
+        return floats.get("embedding.tokens.weight") or next(iter(floats.values()))
 
 
 def read_config(
@@ -92,6 +117,15 @@ def _claimed(folder: Path, values: Mapping[str, Any], registry: Registry) -> tup
     )
 
 
+def open_checkpoint(folder: Path, *, registry: Registry, overrides: Mapping[str, object] | None = None) -> Opened:
+    """A local folder, checked. Raises CheckpointError with everything that doesn't fit."""
+    source = recognize(folder, registry=registry)
+    config = source.config if not overrides else recognize(folder, registry=registry, overrides=overrides).config
+    check_shapes(source.config, config)
+    stored = stored_tensors(folder)
+    return Opened(source, config, stored, *_entries(source, stored))
+
+
 def from_pretrained(
     ref: str | Path,
     *,
@@ -100,36 +134,48 @@ def from_pretrained(
     dtype: torch.dtype | Literal["stored"] = "stored",
     trainable: bool = False,
     overrides: Mapping[str, object] | None = None,
+    mapped: bool = False,
+    progress: Progress = silent,
 ) -> Decoder:
     """A model from a local folder or hub reference, in any layout that a family knows.
 
     ``dtype``: of the floats, or "stored" to keep each as it is. Packed weights stay packed, except for
     ``trainable``, which unpacks them into masters. ``overrides`` change the config; a quantizer among them packs
-    what is stored as floats. Raises CheckpointError with everything that doesn't fit, before anything is
-    allocated.
+    what is stored as floats. ``mapped``: weights whose stored bytes are the model's own stay in their files, see
+    ``mapped.py``; the rest is read, and a line says how much. Raises CheckpointError with everything that doesn't fit,
+    before anything is allocated; InputError for ``mapped`` weights that are to train, or to leave the host.
     """
+    if mapped and (trainable or torch.device(device).type != "cpu"):
+        why = "weights that train" if trainable else f"weights on {device}"
+        raise InputError(f"{why} can't be mapped from a file: leave mapped out, or run the model on the CPU")
     place = hub.pinned(ref)
     if isinstance(place, hub.Reference):  # before gigabytes are fetched
         recognize(hub.local_folder(place, hub.CONFIG), registry=registry)
-    folder = hub.local_folder(place)
-    source = recognize(folder, registry=registry)
-    config = source.config if not overrides else recognize(folder, registry=registry, overrides=overrides).config
-    _check_shapes(source.config, config)
-    stored = stored_tensors(folder)
-    entries, prefix = _entries(source, stored)
-    float_dtype = _stored_dtype(entries, stored) if dtype == "stored" else dtype
+    opened = open_checkpoint(hub.local_folder(place), registry=registry, overrides=overrides)
+    source, config = opened.source, opened.config
+    float_dtype = opened.dtype if dtype == "stored" else dtype
     model = empty(config, registry=registry, device=device, dtype=float_dtype, trainable=trainable)
     places = Places(model, wanted(source.config), keep_dtypes=dtype == "stored")
-    with torch.no_grad():
-        for entry in entries:
-            _fill(entry, stored[entry.stored], places)
-    places.finish()
-    model.key_prefix, model.kept = prefix, _kept(folder)
+    filled = fill(opened.entries, opened.stored, places, mapped=mapped, progress=progress)
+    if mapped and filled.read:
+        _say_what_was_read(source, filled)
+    model.key_prefix, model.kept = opened.prefix, kept_beside(source.folder)
     model.bind()
     return model
 
 
-def _kept(folder: Path) -> dict[str, dict[str, Any]]:
+def _say_what_was_read(source: Source, filled: Filled) -> None:
+    log.warning(
+        "%s: %.2f of %.2f GB of weights are mapped; the rest is read, since layout %s fuses or transposes it, or it is"
+        " of another dtype than the model: `blockzoo convert` to native makes it mappable",
+        source.folder,
+        filled.mapped / 1e9,
+        (filled.mapped + filled.read) / 1e9,
+        source.layout,
+    )
+
+
+def kept_beside(folder: Path) -> dict[str, dict[str, Any]]:
     """By file, what saving again must not lose though the model doesn't compute with it."""
     there = {name: read_json(folder, name) for name in ("config.json", GENERATION) if (folder / name).exists()}
     if "config.json" in there:
@@ -137,7 +183,7 @@ def _kept(folder: Path) -> dict[str, dict[str, Any]]:
     return there
 
 
-def _check_shapes(stored: ModelConfig, overridden: ModelConfig) -> None:
+def check_shapes(stored: ModelConfig, overridden: ModelConfig) -> None:
     """Overrides may change what a model computes and how it stores weights, not which weights it has."""
     was, now = ({name: w.shape for name, w in parameters_of(c).items()} for c in (stored, overridden))
     problems = [
@@ -182,40 +228,3 @@ def _check_copies(copies: Sequence[tuple[str, str]], stored: Mapping[str, Stored
         )
         if not same:
             raise CheckpointError(f"{where}: the config ties '{copy}' to '{of}', but their values differ")
-
-
-def _stored_dtype(entries: Sequence[Entry], stored: Mapping[str, StoredTensor]) -> torch.dtype:
-    """The dtype of the token embedding, or of the first float where that is packed."""
-    floats = {
-        target.name: stored[entry.stored].dtype for entry in entries for target in entry.targets if entry.dtype is None
-    }
-    return floats.get("embedding.tokens.weight") or next(iter(floats.values()))
-
-
-def _fill(entry: Entry, stored: StoredTensor, places: Places) -> None:
-    if entry.rule.plain:
-        target = entry.targets[0]
-        for row, chunk in stored.chunks():
-            _check_values(chunk, stored, places, target)
-            places.put(target, chunk, row)
-        return
-    whole = stored.read()
-    for target, view in zip(entry.targets, entry.views(whole), strict=True):
-        _check_values(view, stored, places, target)
-        places.put(target, view)
-
-
-def _check_values(values: Tensor, stored: StoredTensor, places: Places, target: Target) -> None:
-    where = f"{stored.path}: tensor '{stored.name}'"
-    reason = places.invalid(target, values)
-    if reason:
-        raise CheckpointError(f"{where} {reason}")
-    if values.is_floating_point() and any(bool(part.isnan().any()) for part in _pieces(values)):
-        raise CheckpointError(f"{where} has NaN in it")
-
-
-def _pieces(values: Tensor) -> Iterator[Tensor]:
-    """A tensor in pieces along its first axis, so that a mask over one stays small."""
-    if values.dim() == 0 or values.numel() <= VALUES_AT_ONCE:
-        return iter((values,))
-    return iter(values.split(max(1, VALUES_AT_ONCE * len(values) // values.numel())))

@@ -10,6 +10,8 @@ from torch import Tensor
 from blockzoo.accounting import parameters_of
 from blockzoo.blocks import QuantizerConfig
 from blockzoo.checkpoints.keymap import Target, Want
+from blockzoo.checkpoints.safetensors_io import StoredTensor
+from blockzoo.checkpoints.values import check_values
 from blockzoo.errors import CheckpointError
 from blockzoo.model import Decoder
 from blockzoo.quantization import packed_names
@@ -42,7 +44,7 @@ class Places:
             return
         if name in self._live:
             if self._keep_dtypes and self._live[name].dtype != values.dtype:
-                self._retype(name, values.dtype)
+                self._set(name, torch.empty_like(self._live[name], dtype=values.dtype))
             place = self._live[name]
         else:
             place = self._gather(name, values.dtype)
@@ -51,21 +53,43 @@ class Places:
         if name not in self._live:
             self._count(name, values.numel())
 
-    def invalid(self, target: Target, values: Tensor) -> str | None:
-        """Why these values of a packed tensor hold no weights, or None."""
+    def like(self, target: Target, dtype: torch.dtype) -> Tensor | None:
+        """The storage that stored bytes of this dtype can be read into as they are, or None."""
+        name = target.name
+        if name not in self._live:
+            return None
+        if self._keep_dtypes and self._live[name].dtype != dtype:
+            self._set(name, torch.empty_like(self._live[name], dtype=dtype))
+        place = target.of(self._live[name])
+        fits = place.dtype == dtype and place.device.type == "cpu" and place.is_contiguous()
+        return place if fits else None
+
+    def holds(self, target: Target, dtype: torch.dtype) -> bool:
+        """Whether the model could hold a stored tensor of this dtype itself."""
+        place = self._live.get(target.name)
+        return target.row is None and place is not None and (self._keep_dtypes or place.dtype == dtype)
+
+    def hold(self, target: Target, values: Tensor) -> None:
+        """Make the model hold these very values."""
+        self._set(target.name, values)
+
+    def check(self, target: Target, values: Tensor, stored: StoredTensor) -> None:
+        """Raise CheckpointError where values of a stored tensor are no weights."""
         weight, _, part = target.name.rpartition(".")
-        quantizer = self._quantizers.get(weight)
-        return None if quantizer is None or target.name not in self._stored else quantizer.invalid(part, values)
+        quantizer = self._quantizers.get(weight) if target.name in self._stored else None
+        check_values(values, stored, quantizer, part)
 
     def finish(self) -> None:
         assert not self._gathered, sorted(self._gathered)
 
-    def _retype(self, name: str, dtype: torch.dtype) -> None:
-        """Give a parameter or buffer storage of another dtype, before anything is in it."""
+    def _set(self, name: str, tensor: Tensor) -> None:
+        """Give a parameter or buffer other storage."""
         owner, _, leaf = name.rpartition(".")
-        tensor = getattr(self._model.get_submodule(owner), leaf)
-        tensor.data = torch.empty_like(tensor.data, dtype=dtype)
-        self._live[name] = tensor.data
+        if owner in self._quantizers:  # a packed tensor is live itself, a parameter's is detached
+            self._live[name].data = tensor
+            return
+        getattr(self._model.get_submodule(owner), leaf).data = tensor
+        self._live[name] = tensor
 
     def _weight_of(self, name: str) -> tuple[str, QuantizerConfig]:
         weight = name if name in self._quantizers else name.rpartition(".")[0]

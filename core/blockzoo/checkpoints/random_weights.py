@@ -7,7 +7,6 @@ sinks 0. Each expert is drawn from a seed of its own, so all layouts of one seed
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import prod
 from pathlib import Path
 
@@ -15,9 +14,9 @@ import torch
 from torch import Tensor
 
 from blockzoo.accounting import account
+from blockzoo.checkpoints.filling import Progress, silent
 from blockzoo.checkpoints.keymap import Target
-from blockzoo.checkpoints.safetensors_io import Planned
-from blockzoo.checkpoints.save import SHARD_BYTES, contents, plan, write_checkpoint
+from blockzoo.checkpoints.save import SHARD_BYTES, contents, counted, plan, write_checkpoint
 from blockzoo.config.schema import ModelConfig
 from blockzoo.initialization import CONSTANT, draw, seed_of, std_of
 from blockzoo.quantization import packed_names
@@ -35,7 +34,7 @@ def write_random(
     seed: int = 0,
     dtype: torch.dtype = torch.bfloat16,
     shard_bytes: int = SHARD_BYTES,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = silent,
 ) -> int:
     """Write random weights in a layout: packed where a quantizer is, ``dtype`` elsewhere. Returns the weights' bytes.
 
@@ -46,17 +45,7 @@ def write_random(
     drawn = RandomTensors(config, seed, dtype)
     planned = [plan(entry, dtype, drawn) for entry in entries]
     total = sum(one.nbytes for one in planned)
-    done = 0
-
-    def counted(one: Planned) -> Tensor:
-        nonlocal done
-        tensor = one.produce()
-        done += one.nbytes
-        progress(done, total)
-        return tensor
-
-    told = [Planned(one.name, one.dtype, one.shape, lambda one=one: counted(one)) for one in planned]  # type: ignore[misc]
-    write_checkpoint(folder, text, told, shard_bytes)
+    write_checkpoint(folder, text, counted(planned, progress), shard_bytes)
     return total
 
 

@@ -3,7 +3,7 @@
 Format: 8 bytes little-endian length, a JSON header ``{name: {dtype, shape, data_offsets}}``, the data. What the
 published format asks of a file is checked here before any size in it is believed: offsets tile the data without
 holes or overlap, and the bytes of each tensor are what dtype and shape say. Data is read with plain reads into
-its place: a mapped page counts as memory of the process, and a file that shrinks under a map kills it.
+its place; ``mapped`` has the other way, for who asks for it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import json
 import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from io import FileIO
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,8 @@ from blockzoo.errors import CheckpointError
 
 HEADER_BYTES = 32 * 2**20
 CHUNK_BYTES = 16 * 2**20
+PIECE_BYTES = 2**20
+"""What a core's own cache holds: a piece is looked at before it has left it."""
 DTYPES = {
     "BOOL": torch.bool,
     "U8": torch.uint8,
@@ -72,20 +76,38 @@ class StoredTensor:
             rows = min(step, self.shape[0] - row)
             yield row, self._read(self.offset + row * row_bytes, (rows, *self.shape[1:]))
 
+    def read_into(self, place: Tensor) -> Iterator[Tensor]:
+        """Fill a contiguous tensor on the CPU, of this dtype and size; its pieces, flat, each when it is filled."""
+        flat = place.view(-1)
+        step = PIECE_BYTES // self.dtype.itemsize
+        with self._opened(self.offset) as file:
+            for start in range(0, flat.numel(), step):
+                piece = flat[start : start + step]
+                self._fill(file, piece)
+                yield piece
+
     def _read(self, offset: int, shape: tuple[int, ...]) -> Tensor:
-        buffer = torch.empty(prod(shape) * self.dtype.itemsize, dtype=torch.uint8)
-        view = _bytes_of(buffer)
+        whole = torch.empty(shape, dtype=self.dtype)
+        with self._opened(offset) as file:
+            self._fill(file, whole)
+        return whole
+
+    @contextmanager
+    def _opened(self, offset: int) -> Iterator[FileIO]:
         try:
             with open(self.path, "rb", buffering=0) as file:
                 file.seek(offset)
-                while view.nbytes:
-                    count = file.readinto(view)
-                    if not count:
-                        raise CheckpointError(f"{self.path}: ends inside tensor '{self.name}'; it is truncated")
-                    view = view[count:]
+                yield file
         except OSError as error:
             raise CheckpointError(f"{self.path}: can't be read ({error.strerror})") from error
-        return buffer.view(self.dtype).view(shape)
+
+    def _fill(self, file: FileIO, tensor: Tensor) -> None:
+        view = _bytes_of(tensor)
+        while view.nbytes:
+            count = file.readinto(view)
+            if not count:
+                raise CheckpointError(f"{self.path}: ends inside tensor '{self.name}'; it is truncated")
+            view = view[count:]
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from blockzoo.checkpoints.atomic import check_room, new_folder, write_file
 from blockzoo.checkpoints.family import Family, Layout, differences
+from blockzoo.checkpoints.filling import Progress
 from blockzoo.checkpoints.folder import shortened
 from blockzoo.checkpoints.keymap import Entry, Target, identity
 from blockzoo.checkpoints.load import GENERATION, NATIVE_CONFIG
@@ -91,9 +93,29 @@ def plan(entry: Entry, dtype: torch.dtype, made: Callable[[Target], Tensor]) -> 
     return Planned(entry.stored, dtype, entry.shape, partial(_produce, entry, dtype, made))
 
 
-def write_checkpoint(folder: str | Path, text: dict[str, str], planned: Sequence[Planned], shard_bytes: int) -> None:
-    """Write a folder, whole or not at all. Raises CheckpointError for one that holds other files, and where it does not
-    fit on the disk.
+def counted(planned: Sequence[Planned], progress: Progress) -> list[Planned]:
+    """The same tensors; ``progress`` is told of each that is made."""
+    total, done = sum(one.nbytes for one in planned), 0
+
+    def made(one: Planned) -> Tensor:
+        nonlocal done
+        tensor = one.produce()
+        done += one.nbytes
+        progress(done, total)
+        return tensor
+
+    return [replace(one, produce=partial(made, one)) for one in planned]
+
+
+def write_checkpoint(
+    folder: str | Path,
+    text: dict[str, str],
+    planned: Sequence[Planned],
+    shard_bytes: int,
+    check: Callable[[Path], None] = lambda new: None,
+) -> None:
+    """Write a folder, whole or not at all. ``check`` is given it before it takes its place. Raises CheckpointError for
+    one that holds other files, and where it does not fit on the disk.
     """
     check_room(Path(folder), sum(p.nbytes for p in planned))
     with new_folder(Path(folder), replaceable=lambda name: OURS.fullmatch(name) is not None) as new:
@@ -101,6 +123,7 @@ def write_checkpoint(folder: str | Path, text: dict[str, str], planned: Sequence
             write_file(new / name, content)
         with torch.no_grad():
             write_shards(new, planned, shard_bytes)
+            check(new)
 
 
 def _layout(config: ModelConfig, layout: str, registry: Registry) -> Layout:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -18,3 +20,11 @@ def counting_bar() -> Progress:
         transient=True,
         disable=not sys.stderr.isatty(),
     )
+
+
+@contextmanager
+def megabytes(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar for bytes: the function to tell of those done and those in all."""
+    with counting_bar() as bar:
+        task = bar.add_task(f"MB of {what}", total=None)
+        yield lambda done, total: bar.update(task, completed=done // 10**6, total=total // 10**6)

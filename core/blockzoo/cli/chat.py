@@ -12,14 +12,14 @@ from typing import Annotated
 import typer
 
 from blockzoo import building
-from blockzoo.chat.memory import never
 from blockzoo.chat.messages import Message, tool_result, user
 from blockzoo.chat.session import Session
 from blockzoo.cli.chat_input import Source, source
-from blockzoo.cli.opening import dtype_named, open_model
+from blockzoo.cli.opening import Mapped, dtype_named, open_model
 from blockzoo.cli.output import note
 from blockzoo.cli.talk import CONTEXT, Screen, open_talk, say_why, show_prompt
 from blockzoo.errors import BlockzooError, InputError, nearest
+from blockzoo.generation import never
 from blockzoo.plugins import host
 
 COMMANDS = {
@@ -65,6 +65,7 @@ def command(
     seed: Annotated[int | None, typer.Option(help="of the draws; the same seed gives the same answers")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps")] = "cpu",
     dtype: Annotated[str, typer.Option(help="stored, float32 or bfloat16")] = "stored",
+    mapped: Mapped = False,
 ) -> None:
     """Talk to a model."""
     floats = dtype_named(dtype)
@@ -79,7 +80,7 @@ def command(
     if max_new_tokens is not None and max_new_tokens < 1:
         raise InputError(f"--max-new-tokens {max_new_tokens}: must be at least 1")
     building.check_device(device)
-    model = open_model(ref, device, floats, registry=host().registry)
+    model = open_model(ref, device, floats, registry=host().registry, mapped=mapped)
     sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     session = talk.session(model, sampling, context or min(length, CONTEXT), max_new_tokens, seed)
     if messages.interactive:

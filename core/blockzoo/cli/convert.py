@@ -40,6 +40,10 @@ def command(
             help="change the config: blocks.experts.quantizer=mxfp4 packs gpt-oss's experts",
         ),
     ] = None,
+    quantize: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PART=QUANTIZER", help="how weights are stored, as for `blockzoo plan`: rest=int8"),
+    ] = None,
     random: Annotated[
         bool, typer.Option("--random", help="write random weights of SRC's shape: a shipped name, a file or a folder")
     ] = False,
@@ -50,49 +54,68 @@ def command(
         raise InputError(f"--dtype {dtype}{nearest(dtype, DTYPES)}")
     registry = host().registry
     if random:
-        _random(source, destination, to, dtype, settings or [], seed or 0, registry)
+        _random(source, destination, to, dtype, settings or [], quantize or [], seed or 0, registry)
         return
     if seed is not None:
         raise InputError("--seed is of random weights: say --random too, or leave it out")
     if to is None:
         raise InputError("--to is missing: the layout to write, such as hf or native")
-    _convert(source, destination, to, dtype, settings or [], registry)
+    _convert(source, destination, to, dtype, settings or [], quantize or [], registry)
 
 
-def _convert(source: str, destination: Path, to: str, dtype: str, settings: list[str], registry: Registry) -> None:
+def _convert(
+    source: str, destination: Path, to: str, dtype: str, settings: list[str], quantize: list[str], registry: Registry
+) -> None:
     import torch
 
-    from blockzoo.checkpoints import from_pretrained, hub, save_pretrained
+    from blockzoo.checkpoints import hub
+    from blockzoo.checkpoints.convert import convert
+    from blockzoo.cli.bar import megabytes
+    from blockzoo.cli.quantizing import quantizers_of
     from blockzoo.cli.reading import overrides_of
+    from blockzoo.memory_plan import quantized
 
     folder = hub.local_folder(source)
     _check_apart(folder, destination)
-    model = from_pretrained(
-        folder,
-        registry=registry,
-        dtype="stored" if dtype == "stored" else getattr(torch, dtype),
-        overrides=overrides_of(settings),
-    )
-    save_pretrained(model, destination, layout=to, registry=registry)
+    quantizers = quantizers_of(str(folder), quantize, registry, settings)
+    with megabytes(destination.name) as progress:
+        config = convert(
+            folder,
+            destination,
+            registry=registry,
+            layout=to,
+            dtype="stored" if dtype == "stored" else getattr(torch, dtype),
+            overrides=overrides_of(settings),
+            change=lambda config: quantized(config, quantizers),
+            progress=progress,
+        )
     _copy_beside(folder, destination)
-    note(f"{destination}: {model.config.name} in layout {to}")
+    note(f"{destination}: {config.name} in layout {to}")
 
 
 def _random(
-    source: str, destination: Path, to: str | None, dtype: str, settings: list[str], seed: int, registry: Registry
+    source: str,
+    destination: Path,
+    to: str | None,
+    dtype: str,
+    settings: list[str],
+    quantize: list[str],
+    seed: int,
+    registry: Registry,
 ) -> None:
     import torch
 
     from blockzoo.checkpoints.random_weights import write_random
-    from blockzoo.cli.bar import counting_bar
+    from blockzoo.cli.bar import megabytes
+    from blockzoo.cli.quantizing import quantizers_of
     from blockzoo.cli.reading import read_model
+    from blockzoo.memory_plan import quantized
     from blockzoo.tokenizers import tokenizer_name
 
     _check_apart(Path(source), destination)
-    config = read_model(source, registry, settings)
+    config = quantized(read_model(source, registry, settings), quantizers_of(source, quantize, registry, settings))
     layout = to or ("native" if config.family is None else "hf")
-    with counting_bar() as bar:
-        task = bar.add_task(f"MB of {config.name}", total=None)
+    with megabytes(config.name) as progress:
         written = write_random(
             config,
             destination,
@@ -100,7 +123,7 @@ def _random(
             layout=layout,
             seed=seed,
             dtype=torch.bfloat16 if dtype == "stored" else getattr(torch, dtype),
-            progress=lambda done, total: bar.update(task, completed=done // 10**6, total=total // 10**6),
+            progress=progress,
         )
     name = tokenizer_name(config, registry=registry)
     folder = next((Path(ref) for ref in (source, name) if Path(ref).is_dir()), None)

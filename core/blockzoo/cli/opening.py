@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+import typer
 
 from blockzoo.building import build
 from blockzoo.checkpoints import from_pretrained, read_config
@@ -26,6 +28,11 @@ DTYPES: dict[str, torch.dtype | Literal["stored"]] = {
 }
 
 
+Mapped = Annotated[
+    bool, typer.Option("--mapped", help="leave weights in their file, mapped: at once there, only used pages resident")
+]
+
+
 def dtype_named(name: str) -> torch.dtype | Literal["stored"]:
     """What ``--dtype`` means. Raises InputError."""
     if name not in DTYPES:
@@ -33,11 +40,22 @@ def dtype_named(name: str) -> torch.dtype | Literal["stored"]:
     return DTYPES[name]
 
 
-def open_model(ref: str, device: str, dtype: torch.dtype | Literal["stored"], *, registry: Registry) -> Decoder:
+def open_model(
+    ref: str, device: str, dtype: torch.dtype | Literal["stored"], *, registry: Registry, mapped: bool = False
+) -> Decoder:
     """The model that a reference means. A config's name gives random weights, with a warning."""
     folder = _folder_of_run(ref)
     if not _is_config(folder, registry):
-        return from_pretrained(folder, device=device, dtype=dtype, registry=registry)
+        if not sys.stderr.isatty():  # rich's progress imports slowly
+            return from_pretrained(folder, device=device, dtype=dtype, registry=registry, mapped=mapped)
+        from blockzoo.cli.bar import megabytes
+
+        with megabytes(Path(folder).name) as progress:
+            return from_pretrained(
+                folder, device=device, dtype=dtype, registry=registry, mapped=mapped, progress=progress
+            )
+    if mapped:
+        raise InputError(f"--mapped: {ref} is a config without weights, there is no file to map; name a checkpoint")
     config = load_config(ref, registry=registry)
     note(f"blockzoo: warning: {config.name} is a config without weights: they are drawn at random, the text is noise")
     return build(config, registry=registry, device=device, dtype=torch.float32 if dtype == "stored" else dtype)

@@ -10,12 +10,11 @@ from typing import Annotated, Any
 
 import typer
 
-from blockzoo.blocks import QuantizerConfig
 from blockzoo.cli.output import console, gigabytes, note, print_json, table
+from blockzoo.cli.quantizing import HELP, quantizers_of
 from blockzoo.cli.reading import read_model
 from blockzoo.errors import InputError, nearest
 from blockzoo.memory_plan import (
-    PACKABLE,
     Change,
     Device,
     Share,
@@ -26,7 +25,6 @@ from blockzoo.memory_plan import (
     split,
 )
 from blockzoo.plugins import host
-from blockzoo.registry import Registry
 
 DTYPES = ("bfloat16", "float16", "float32")
 UNITS = {"": 1, "B": 1} | {
@@ -56,13 +54,14 @@ def command(
     dtype: Annotated[str, typer.Option(help=f"of floats and cache: {', '.join(DTYPES)}")] = "bfloat16",
     quantize: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="PART=QUANTIZER",
-            help=f"store {', '.join(PACKABLE)}, or rest (what has no quantizer) otherwise: rest=int8",
-        ),
+        typer.Option(metavar="PART=QUANTIZER", help=HELP),
     ] = None,
     map_embedding: Annotated[
         bool, typer.Option("--map-embedding", help="look embedding rows up in a mapped file")
+    ] = False,
+    mapped: Annotated[
+        bool,
+        typer.Option("--mapped", help="a native checkpoint is mapped: nothing is copied, only rows of embedding used"),
     ] = False,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override, dotted key")
@@ -79,16 +78,17 @@ def command(
     registry = host().registry
     places = _devices(memory, device or [], devices)
     stored = read_model(model, registry, settings or ())
-    asked = quantized(stored, dict(_quantizer(model, text, registry, settings or []) for text in quantize or []))
+    asked = quantized(stored, quantizers_of(model, quantize or [], registry, settings or []))
     use = Use(
         asked,
         context=asked.context_length if context is None else context,
         batch=batch,
         prompt=prompt,
         dtype=getattr(torch, dtype),
-        map_embedding=map_embedding,
+        map_embedding=map_embedding or (mapped and not asked.embedding.tied),
     )
-    use = replace(use, read_whole=whole_read(stored, asked, use.dtype, registry=registry))
+    if not mapped:
+        use = replace(use, read_whole=whole_read(stored, asked, use.dtype, registry=registry))
     shares = split(use, places)
     longest = largest_context(use, places)
     fits = all(share.free >= 0 for share in shares)
@@ -137,17 +137,6 @@ def _machine() -> int:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError) as error:  # no such call, or no such name, on this system
         raise InputError("this system does not say how much memory it has: give --memory, such as 16GB") from error
-
-
-def _quantizer(
-    model: str, text: str, registry: Registry, settings: Sequence[str]
-) -> tuple[str, QuantizerConfig | None]:
-    """``rest=int8`` -> its part and block; read as the model's own YAML would be, so options are a mapping."""
-    part, equals, value = text.partition("=")
-    known = (*PACKABLE, "rest")
-    if not equals or part not in known:
-        raise InputError(f"--quantize {text}: expected PART=QUANTIZER{nearest(part, known)}")
-    return part, read_model(model, registry, [*settings, f"embedding.quantizer={value}"]).embedding.quantizer
 
 
 # --- what is said -----------------------------------------------------------------------------------------------------

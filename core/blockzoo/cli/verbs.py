@@ -92,6 +92,7 @@ OWN_VERBS = (
     OwnVerb("convert", "write a checkpoint in another layout"),
     OwnVerb("plugins", "what is installed, what loaded, and why the rest didn't", loads_plugins=False),
     OwnVerb("kernels", "which kernel serves which op of a model, and why the others lost"),
+    OwnVerb("bench", "how fast a model decodes, reads, loads and trains, beside the machine's roof and beside peers"),
     OwnVerb("doctor", "check this installation", loads_plugins=False),
 )
 

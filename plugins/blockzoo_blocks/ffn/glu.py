@@ -13,7 +13,10 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from blockzoo.blocks import Aux, Cost, Dims, FFNConfig, LinearFactory, Role, Scale, linear_cost
-from blockzoo_blocks.ffn.activations import ACTIVATIONS, Activation
+from blockzoo.kernels import Slot
+from blockzoo.linear import phase_of
+from blockzoo_blocks.ffn.activations import Activation
+from blockzoo_blocks.ffn.gate import GATE
 
 
 class GLUConfig(FFNConfig):
@@ -74,17 +77,15 @@ class GLU(nn.Module):
     ) -> None:
         super().__init__()
         self.gate, self.up, self.down = gate, up, down
-        self.activation = activation
-        self.activation_scale = activation_scale
-        self.limit = limit
-        self.up_shift = up_shift
+        self.how = {
+            "activation": activation,
+            "activation_scale": activation_scale,
+            "limit": limit,
+            "up_shift": up_shift,
+        }
+        self.slot = Slot(GATE, **self.how)
 
     def forward(self, x: Tensor, *which: object) -> tuple[Tensor, Aux]:
         gate, up = self.gate(x, *which), self.up(x, *which)
-        if self.limit is not None:
-            gate, up = gate.clamp(max=self.limit), up.clamp(-self.limit, self.limit)
-        if self.activation_scale == 1.0:
-            gate = ACTIVATIONS[self.activation](gate)
-        else:
-            gate = gate * (gate * self.activation_scale).sigmoid()
-        return self.down(gate * (up + self.up_shift) if self.up_shift else gate * up, *which), {}
+        kernel = self.slot[phase_of(gate.numel() // gate.shape[-1])]
+        return self.down(kernel(gate, up, **self.how), *which), {}

@@ -20,7 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFlo
 from torch import Tensor, nn
 
 from blockzoo.blocks import Aux, Cost, Dims, FFNConfig, LinearFactory, Parameter, Role, Scale, filled, linear_cost
-from blockzoo.linear import ExpertLinear
+from blockzoo.kernels import Slot
+from blockzoo.linear import LINEAR, ExpertLinear, phase_of
 from blockzoo_blocks.ffn.glu import GLUConfig
 from blockzoo_blocks.ffn.mlp import MLPConfig
 
@@ -137,11 +138,12 @@ class Router(nn.Linear):
         super().__init__(d_model, n_experts, bias=recipe.bias)
         self.top_k = top_k
         self.recipe = recipe
+        self.slot = Slot(LINEAR, quantizer=None, shape=tuple(self.weight.shape))
         if recipe.selection_bias:
             self.register_buffer("selection_bias", torch.zeros(n_experts))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
-        logits = super().forward(x)
+        logits = self.slot[phase_of(len(x))]({"weight": self.weight}, x, self.bias, quantizer=None)
         if self.recipe.weights == "chosen":
             top, chosen = logits.topk(self.top_k, dim=-1)
             return chosen, top.softmax(dim=-1, dtype=_wide(x)) * self.recipe.scale, logits.softmax(-1, dtype=_wide(x))
@@ -180,15 +182,40 @@ class MoE(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Aux]:
         tokens = x.flatten(0, -2)
         chosen, weights, probabilities = self.router(tokens)
+        if phase_of(len(tokens)) == "decode":
+            out, aux = self.few(tokens, chosen, weights, probabilities.shape[-1])
+        else:
+            out, aux = self.many(tokens, chosen, weights, probabilities)
+        if self.shared is not None:
+            out = out + self.shared(tokens)[0]
+        return out.view_as(x), aux
+
+    def many(self, tokens: Tensor, chosen: Tensor, weights: Tensor, probabilities: Tensor) -> tuple[Tensor, Aux]:
         order = chosen.flatten().argsort(stable=True)  # (N K,): assignments sorted by expert
         counts = torch.bincount(chosen.flatten(), minlength=probabilities.shape[-1])
         rows = order // chosen.shape[-1]
         y, _ = self.experts(tokens.index_select(0, rows), counts.tolist())
         y = y * weights.flatten()[order, None].to(y.dtype)
         out = torch.zeros_like(tokens).index_add(0, rows, y.to(tokens.dtype))
-        if self.shared is not None:
-            out = out + self.shared(tokens)[0]
-        return out.view_as(x), self.aux(counts, probabilities)
+        return out, self.aux(counts, probabilities)
+
+    def few(self, tokens: Tensor, chosen: Tensor, weights: Tensor, n_experts: int) -> tuple[Tensor, Aux]:
+        """The same of a few tokens without gradients: lists on the host are sooner sorted than tensors."""
+        experts = chosen.flatten().tolist()
+        order = sorted(range(len(experts)), key=experts.__getitem__)  # assignments by expert
+        counts = [0] * n_experts
+        for expert in experts:
+            counts[expert] += 1
+        n, k = chosen.shape
+        if n == 1:  # no copies: a kernel sees that all rows are one
+            rows = tokens.expand(k, -1)
+        else:
+            rows = tokens.index_select(0, torch.tensor([i // k for i in order], device=tokens.device))
+        y, _ = self.experts(rows, counts)
+        places = sorted(range(len(order)), key=order.__getitem__)  # where each assignment's output is
+        y = y.index_select(0, torch.tensor(places, device=y.device)).view(n, k, -1)
+        out = (y * weights[..., None].to(y.dtype)).sum(dim=1).to(tokens.dtype)
+        return out, {"expert_load": torch.tensor([count / len(experts) for count in counts], device=tokens.device)}
 
     def aux(self, counts: Tensor, probabilities: Tensor) -> Aux:
         load = counts / counts.sum().clamp(min=1)

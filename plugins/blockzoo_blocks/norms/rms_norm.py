@@ -6,6 +6,7 @@ float32 and cast once (gpt-oss, Gemma), or cast first and multiply in the activa
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
@@ -13,6 +14,8 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
 from blockzoo.blocks import Cost, NormConfig, Parameter, Role, filled
+from blockzoo.kernels import Example, Op, Slot
+from blockzoo.linear import phase_of
 
 
 class RMSNormConfig(NormConfig):
@@ -38,6 +41,37 @@ class RMSNormConfig(NormConfig):
         return Cost({"weight": Parameter((dim,), Role.GAIN, init=filled(1.0 - self.weight_offset))})
 
 
+def rms_norm(x: Tensor, weight: Tensor, *, eps: float, scale_in_fp32: bool, weight_offset: float) -> Tensor:
+    """x (..., D) / rms(x) * (weight (D,) + weight_offset), in x's dtype; the root in float32 or wider."""
+    wide = x if x.dtype == torch.float64 else x.float()
+    normed = wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + eps)
+    if not scale_in_fp32:
+        normed = normed.to(x.dtype)
+    gain = weight.to(normed.dtype)
+    return (normed * (gain + weight_offset if weight_offset else gain)).to(x.dtype)
+
+
+def examples(dtype: torch.dtype, device: torch.device) -> Iterator[Example]:
+    """Heads, a token, several; widths of no power of two, one number; both roundings."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((1, 4, 3, 16), (1, 1, 100), (2, 7, 48), (5, 1), (3, 577))
+    for options in ((True, 0.0), (False, 0.0), (True, 1.0), (False, 1.0)):
+        how = {"eps": 1e-6, "scale_in_fp32": options[0], "weight_offset": options[1]}
+        for shape in shapes:
+            x, weight = (torch.randn(s, generator=generator).to(device, dtype) for s in (shape, shape[-1:]))
+            rounding = "fp32 gain" if options[0] else "early cast"
+            yield Example(f"{shape}, {rounding}{', offset' * bool(options[1])}", (x, weight), how, static=how)
+
+
+RMS_NORM = Op(
+    "rms_norm",
+    rms_norm,
+    examples,
+    {torch.float64: 1e-12, torch.float32: 1e-6, torch.bfloat16: 1e-2, torch.float16: 2e-3},
+    static=frozenset({"eps", "scale_in_fp32", "weight_offset"}),
+)
+
+
 class RMSNorm(nn.Module):
     """x / rms(x) * (weight + offset) over the last axis. Shape (..., D) -> (..., D), dtype kept."""
 
@@ -47,17 +81,11 @@ class RMSNorm(nn.Module):
         self.eps = eps
         self.scale_in_fp32 = scale_in_fp32
         self.weight_offset = weight_offset
+        self.slot = Slot(RMS_NORM, eps=eps, scale_in_fp32=scale_in_fp32, weight_offset=weight_offset)
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = x if x.dtype == torch.float64 else x.float()
-        normed = wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + self.eps)
-        if self.scale_in_fp32:
-            return (normed * self._gain(wide.dtype)).to(x.dtype)
-        return normed.to(x.dtype) * self._gain(x.dtype)
-
-    def _gain(self, dtype: torch.dtype) -> Tensor:
-        weight = self.weight.to(dtype)
-        return weight + self.weight_offset if self.weight_offset else weight
+        norm = self.slot[phase_of(x.numel() // x.shape[-1])]
+        return norm(x, self.weight, eps=self.eps, scale_in_fp32=self.scale_in_fp32, weight_offset=self.weight_offset)
 
     def extra_repr(self) -> str:
         return f"{tuple(self.weight.shape)}, eps={self.eps}, scale_in_fp32={self.scale_in_fp32}"

@@ -16,6 +16,7 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
 from blockzoo.blocks import AttentionPositionConfig, Dims, PositionForm
+from blockzoo.kernels import Example, Op, Slot
 from blockzoo.step import Step
 from blockzoo_blocks.positions.rope_scaling import (
     LinearScaling,
@@ -74,6 +75,47 @@ class RopeConfig(AttentionPositionConfig):
         return Rope(self, self.rotated(head_dim))
 
 
+def rotate_halves(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Pairs (i, i + n/2) of the first n = 2 * cos.shape[-1] features; the rest passes."""
+    half = cos.shape[-1]
+    first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+    return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)
+
+
+def rotate_interleaved(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Pairs (2i, 2i + 1) of the first n = 2 * cos.shape[-1] features; the rest passes."""
+    n = 2 * cos.shape[-1]
+    even, odd = x[..., 0:n:2], x[..., 1:n:2]
+    turned = torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2)
+    return torch.cat([turned, x[..., n:]], dim=-1)
+
+
+def rotary(x: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool) -> Tensor:
+    """x (B, H, T, Dh) with its first 2 * cos.shape[-1] features turned by cos, sin (B, 1, T, n / 2), of x's dtype."""
+    return (rotate_interleaved if interleaved else rotate_halves)(x, cos, sin)
+
+
+def examples(dtype: torch.dtype, device: torch.device) -> Iterator[Example]:
+    """One token and several, all features and some, both pairings; a pair alone."""
+    generator = torch.Generator().manual_seed(0)
+    for interleaved in (False, True):
+        for shape, n in (((1, 4, 1, 64), 64), ((2, 3, 5, 20), 20), ((2, 1, 3, 40), 18), ((1, 2, 2, 2), 2)):
+            x = torch.randn(shape, generator=generator).to(device, dtype)
+            angles = torch.randn(shape[0], 1, shape[2], n // 2, generator=generator).to(device)
+            name = f"{n} of {shape}, {'neighbours' if interleaved else 'halves'}"
+            args = (x, angles.cos().to(dtype), angles.sin().to(dtype))
+            yield Example(name, args, {"interleaved": interleaved}, static={"interleaved": interleaved})
+
+
+ROTARY = Op(
+    "rotary",
+    rotary,
+    examples,
+    {torch.float64: 1e-12, torch.float32: 1e-6, torch.bfloat16: 1e-2, torch.float16: 2e-3},
+    static=frozenset({"interleaved"}),
+)
+
+
 class Rope(nn.Module):
     """q (B, H, T, Dh), k (B, Hk, T, Dh) -> the same, turned by ``step.positions``; dtypes kept.
 
@@ -87,13 +129,14 @@ class Rope(nn.Module):
         self.key = (
             f"rope {config!r} over {rotated}"  # equal for equal configs; a config's own hash breaks torch.compile
         )
+        self.turn = Slot(ROTARY, interleaved=config.interleaved)
 
     def rotate(self, q: Tensor, k: Tensor, step: Step) -> tuple[Tensor, Tensor]:
         cos, sin = step.table(
             (self.key, q.dtype), lambda: rotation_table(self.recipe, self.rotated, step.positions, q.dtype)
         )
-        turn = rotate_interleaved if self.recipe.interleaved else rotate_halves
-        return turn(q, cos, sin), turn(k, cos, sin)
+        turn, interleaved = self.turn[step.phase], self.recipe.interleaved
+        return turn(q, cos, sin, interleaved=interleaved), turn(k, cos, sin, interleaved=interleaved)
 
     def bias(self, positions: Tensor, key_positions: Tensor) -> None:
         return None
@@ -109,18 +152,3 @@ def rotation_table(config: RopeConfig, rotated: int, positions: Tensor, dtype: t
     angles = positions[:, None, :, None].to(wide) * inverse.to(wide)
     factor = attention_factor(config.scaling)
     return (angles.cos() * factor).to(dtype), (angles.sin() * factor).to(dtype)
-
-
-def rotate_halves(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Pairs (i, i + n/2) of the first n = 2 * cos.shape[-1] features; the rest passes."""
-    half = cos.shape[-1]
-    first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
-    return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)
-
-
-def rotate_interleaved(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Pairs (2i, 2i + 1) of the first n = 2 * cos.shape[-1] features; the rest passes."""
-    n = 2 * cos.shape[-1]
-    even, odd = x[..., 0:n:2], x[..., 1:n:2]
-    turned = torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2)
-    return torch.cat([turned, x[..., n:]], dim=-1)

@@ -14,10 +14,11 @@ int main(void) {
                             const int64_t counts[] = {2, 0, 3};
                             const size_t size = type == BF16 ? 2 : 4, scales = scale_bytes(weight, d_in) * d_out * experts;
                             void *w = calloc(experts * row_bytes(weight, d_in), d_out), *s = calloc(scales + 1, 1);
-                            void *x = calloc((size_t)n * d_in, size), *y = calloc((size_t)n * d_out, size);
+                            void *x = calloc((size_t)n * d_in, size), *one = calloc(d_in, size), *y = calloc((size_t)n * d_out, size);
                             void *bias = calloc((size_t)experts * d_out, size);
-                            if (rows_times(weight, w, s, bias, type, x, y, type, n, d_in, d_out, counts, experts, rounded, wide)) return 1;
-                            free(w), free(s), free(x), free(y), free(bias);
+                            if (rows_times(weight, w, s, bias, type, x, d_in, y, type, n, d_in, d_out, counts, experts, rounded, wide)) return 1;
+                            if (rows_times(weight, w, s, bias, type, one, 0, y, type, n, d_in, d_out, counts, experts, rounded, wide)) return 1;
+                            free(w), free(s), free(x), free(one), free(y), free(bias);
                         }
     return 0;
 }

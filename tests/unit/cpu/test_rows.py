@@ -93,6 +93,26 @@ def test_inputs_are_read_wherever_they_lie(instructions: str) -> None:
     assert error(linear.linear({"weight": weight}, x, None, quantizer=None), x @ weight.T) < 1e-6
 
 
+@pytest.mark.parametrize("quantizer", QUANTIZERS, ids=lambda q: type(q).__name__)
+def test_one_row_for_all_experts_is_prepared_once(quantizer: QuantizerConfig | None, instructions: str) -> None:
+    weight, x = stored(drawn(4, 9, 192), quantizer, torch.bfloat16), drawn(1, 192).bfloat16()
+    found = linear.expert_linear(weight, x.expand(3, -1), None, [1, 0, 1, 1], quantizer=quantizer)
+    wanted = linear.expert_linear(weight, x.repeat(3, 1), None, [1, 0, 1, 1], quantizer=quantizer)
+    assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize("quantizer", QUANTIZERS, ids=lambda q: type(q).__name__)
+def test_what_is_not_a_number_stays_so_and_stays_in_its_row(
+    quantizer: QuantizerConfig | None, instructions: str
+) -> None:
+    weight, x = stored(drawn(6, 192), quantizer, torch.bfloat16), drawn(2, 192).bfloat16()
+    for bad in (float("nan"), float("inf")):
+        x[1, 70] = bad
+        found = linear.linear(weight, x, None, quantizer=quantizer)
+        assert found[0].isfinite().all()
+        assert not found[1].isfinite().any()
+
+
 @pytest.mark.parametrize(
     ("call", "reason"),
     [

@@ -1,0 +1,105 @@
+"""transformers: ``AutoModelForCausalLM`` in eager mode with its ``DynamicCache``.
+
+A loop of our own takes the place of ``generate``, which spends milliseconds a token on checks that aren't compared.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from blockzoo.bench.peers import Job, Prepared, Refused
+from blockzoo.bench.protocol import Reply, Request
+from blockzoo.bench.side import serve, timed
+
+RUNTIME = 700 * 10**6
+"""What Python with torch and transformers takes beside the weights."""
+
+
+class Transformers:
+    """The `Peer`."""
+
+    packages = ("transformers",)
+
+    def prepare(self, job: Job) -> Prepared | Refused:
+        """A folder in Hugging Face's layout, converted where it isn't; refused where floats don't fit."""
+        import torch
+
+        from blockzoo.bench.traffic import decoding
+        from blockzoo.checkpoints.load import recognize
+        from blockzoo.memory_plan import PACKABLE, quantized, stored_bytes
+        from blockzoo.plugins import host
+
+        source = recognize(job.folder, registry=host().registry)
+        dtype = getattr(torch, job.dtype)
+        plain = quantized(source.config, dict.fromkeys(PACKABLE))
+        needed = RUNTIME + sum(nbytes for _, nbytes in stored_bytes(plain, dtype).values())
+        if needed > job.memory:
+            return Refused(
+                f"transformers holds all weights as {job.dtype} on a CPU: {needed / 1e9:.1f} GB,"
+                f" and {job.memory / 1e9:.1f} GB are free"
+            )
+        folder, converted = job.folder, ""
+        if source.layout != "hf":
+            folder, converted = job.scratch / "hf", f", converted from layout {source.layout}"
+            if (refusal := _convert(job.folder, folder)) is not None:
+                return Refused(refusal)
+        weights = sum(decoding(plain, dtype, 1, 1).weights.values())
+        kept = ", quantization left out" if job.quantize else ""
+        return Prepared(folder, f"eager, {job.dtype}{converted}{kept}", weight_bytes_per_token=weights)
+
+
+PEER = Transformers()
+
+
+def _convert(source: Path, target: Path) -> str | None:
+    """Why there is no such folder, or None. In a process of its own: its memory is given back."""
+    command = [sys.executable, "-m", "blockzoo", "convert", str(source), str(target), "--to", "hf"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return None if done.returncode == 0 else f"can't be converted to layout hf: {done.stderr.strip()[-300:]}"
+
+
+# --- the side process -------------------------------------------------------------------------------------------------
+
+
+class Loop:
+    """An `Engine`."""
+
+    def __init__(self, request: Request) -> None:
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        torch.set_num_threads(request.threads)
+        torch.set_grad_enabled(False)
+        self.model = AutoModelForCausalLM.from_pretrained(request.path, dtype=getattr(torch, request.dtype)).eval()
+        self.cache: Any = None
+
+    def read(self, tokens: list[int]) -> int:
+        from transformers import DynamicCache
+
+        self.cache = DynamicCache(config=self.model.config)
+        return self._next(tokens)
+
+    def step(self, token: int) -> int:
+        return self._next([token])
+
+    def _next(self, tokens: list[int]) -> int:
+        import torch
+
+        out = self.model(input_ids=torch.tensor([tokens]), past_key_values=self.cache, use_cache=True, logits_to_keep=1)
+        return int(out.logits[0, -1].argmax())
+
+
+def measure(request: Request) -> Reply:
+    from dataclasses import replace
+
+    reply = timed(lambda: Loop(request), request)
+    import transformers
+
+    return replace(reply, versions={"transformers": transformers.__version__})
+
+
+if __name__ == "__main__":
+    serve(measure)

@@ -1,0 +1,176 @@
+"""Prefill's products of packed weights: many rows times MXFP4 or int8 weights, or times those of experts.
+
+In bfloat16, where the CPU has AMX, weights are de-quantized into cache tile by tile and multiplied there (tiles.c).
+Elsewhere, and in float32, a stretch of weight rows at a time is unpacked in C and multiplied by PyTorch in float32.
+Neither ever holds a whole matrix unpacked.
+
+Axes: N rows of activations.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from blockzoo.blocks import QuantizerConfig
+from blockzoo.kernels import YES, Call, Capabilities, Kernel, Verdict, no
+from blockzoo_blocks.quantizers.int8 import Int8Config
+from blockzoo_blocks.quantizers.mxfp4 import MXFP4Config
+from blockzoo_cpu.library import function, problem, wide
+from blockzoo_cpu.linear import GROUP, INT8, MXFP4, TYPES
+
+STRETCH = 2**20
+"""Weights that are unpacked at a time for a product of PyTorch's: 4 MiB."""
+
+
+def supports(capabilities: Capabilities, call: Call) -> Verdict:
+    """Whether this machine, weight and phase are served."""
+    if capabilities.device != "cpu":
+        return no("runs on a CPU")
+    if call.phase != "prefill":
+        return no("serves prefill: many rows")
+    if call.dtype not in TYPES:
+        return no(f"serves float32 and bfloat16, not {str(call.dtype).removeprefix('torch.')}")
+    quantizer = call.static.get("quantizer")
+    if quantizer is None:
+        return no("reads packed weights; products of plain ones are PyTorch's")
+    if not isinstance(quantizer, Int8Config | MXFP4Config):
+        return no(f"reads int8 and mxfp4 weights, not {type(quantizer).__name__}'s")
+    if isinstance(quantizer, Int8Config) and quantizer.group_size != GROUP:
+        return no(f"reads int8 in groups of {GROUP}, not {quantizer.group_size}")
+    why = problem()
+    return YES if why is None else no(why)
+
+
+def linear(
+    weight: Mapping[str, Tensor], x: Tensor, bias: Tensor | None, *, quantizer: QuantizerConfig | None
+) -> Tensor:
+    """As the op ``linear`` says."""
+    y = _product(weight, x.reshape(-1, x.shape[-1]), bias, None, quantizer)
+    return y.view(*x.shape[:-1], y.shape[-1])
+
+
+def expert_linear(
+    weight: Mapping[str, Tensor],
+    x: Tensor,
+    bias: Tensor | None,
+    counts: Sequence[int],
+    *,
+    quantizer: QuantizerConfig | None,
+) -> Tensor:
+    """As the op ``expert_linear`` says."""
+    return _product(weight, x, bias, counts, quantizer)
+
+
+@cache
+def tiled() -> bool:
+    """Whether this CPU has AMX, and this process may use it."""
+    return bool(function("has_tiles")())
+
+
+def _product(
+    weight: Mapping[str, Tensor],
+    x: Tensor,
+    bias: Tensor | None,
+    counts: Sequence[int] | None,
+    quantizer: QuantizerConfig | None,
+) -> Tensor:
+    """x (N, in) -> (N, out)."""
+    if isinstance(quantizer, MXFP4Config):
+        return torch.ops.blockzoo_cpu.packed(MXFP4, weight["blocks"].flatten(-2), weight["scales"], bias, x, counts)
+    return torch.ops.blockzoo_cpu.packed(INT8, weight["codes"], weight["scales"], bias, x, counts)
+
+
+def _packed(
+    kind: int, codes: Tensor, scales: Tensor, bias: Tensor | None, x: Tensor, counts: Sequence[int] | None
+) -> Tensor:
+    """``codes`` and ``scales`` as their quantizer stores them, one more axis in front for experts."""
+    y = _like(kind, codes, scales, bias, x, counts)
+    if counts is None:
+        codes, scales, counts = codes[None], scales[None], [len(x)]
+        bias = None if bias is None else bias[None]
+    # rows lie one after another for the C code; weights do already, so they are never copied
+    codes, scales, x = codes.contiguous(), scales.contiguous(), x.contiguous()
+    bias = None if bias is None else bias.contiguous()
+    if x.dtype == torch.bfloat16 and tiled():
+        _by_tiles(kind, codes, scales, bias, x, counts, y)
+    else:
+        _by_stretches(kind, codes, scales, bias, x, counts, y)
+    return y
+
+
+def _by_tiles(
+    kind: int, codes: Tensor, scales: Tensor, bias: Tensor | None, x: Tensor, counts: Sequence[int], y: Tensor
+) -> None:
+    failed = _tiles_times()(
+        kind,
+        codes.data_ptr(),
+        scales.data_ptr(),
+        None if bias is None else bias.data_ptr(),
+        0 if bias is None else TYPES[bias.dtype],
+        x.data_ptr(),
+        y.data_ptr(),
+        x.shape[1],
+        y.shape[1],
+        (ctypes.c_int64 * len(counts))(*counts),
+        len(counts),
+    )
+    if failed:
+        raise MemoryError(f"no memory for the activations of {len(x)} rows")
+
+
+def _by_stretches(
+    kind: int, codes: Tensor, scales: Tensor, bias: Tensor | None, x: Tensor, counts: Sequence[int], y: Tensor
+) -> None:
+    d_in, d_out = x.shape[1], y.shape[1]
+    rows = min(max(1, STRETCH // d_in), d_out)
+    plain = torch.empty(rows, d_in)
+    parts = zip(x.float().split(list(counts)), y.split(list(counts)), strict=True)
+    for expert, (tokens, out) in enumerate(parts):
+        for begin in range(0, d_out, rows) if len(tokens) else ():
+            these = slice(begin, begin + rows)
+            packed, steps = codes[expert, these], scales[expert, these]
+            _unpack_rows()(kind, packed.data_ptr(), steps.data_ptr(), len(packed), d_in, plain.data_ptr(), int(wide()))
+            added = None if bias is None else bias[expert, these].float()
+            out[:, these] = F.linear(tokens, plain[: len(packed)], added)
+
+
+def _like(
+    kind: int, codes: Tensor, scales: Tensor, bias: Tensor | None, x: Tensor, counts: Sequence[int] | None
+) -> Tensor:
+    return x.new_empty(len(x), scales.shape[-2])
+
+
+@cache
+def _tiles_times() -> Any:
+    return function(
+        "tiles_times",
+        *(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int),  # weight, scales, bias
+        *(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_int),  # x, y, sizes
+        *(ctypes.c_void_p, ctypes.c_int),  # counts, experts
+    )
+
+
+@cache
+def _unpack_rows() -> Any:
+    return function(
+        "unpack_rows",
+        *(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_int),  # weight, scales, sizes
+        *(ctypes.c_void_p, ctypes.c_int),  # into what, wide
+    )
+
+
+# a torch op, so that torch.compile and export see one call
+OPS = torch.library.Library("blockzoo_cpu", "FRAGMENT")
+OPS.define("packed(int kind, Tensor codes, Tensor scales, Tensor? bias, Tensor x, SymInt[]? counts) -> Tensor")
+OPS.impl("packed", _packed, "CPU")
+torch.library.register_fake("blockzoo_cpu::packed", _like, lib=OPS)
+
+LINEAR_TILES = Kernel("cpu_tiles", linear, supports, compile_safe=True, priority=50)
+EXPERT_TILES = Kernel("cpu_expert_tiles", expert_linear, supports, compile_safe=True, priority=50)

@@ -1,0 +1,1 @@
+"""Peers that behave as a test wants: each is the peer and, run by -m, its side process."""

@@ -1,0 +1,4 @@
+"""Answers what is no reply."""
+
+if __name__ == "__main__":
+    print("hello")
