@@ -17,6 +17,7 @@ from blockzoo.linear import StoredLinear
 from blockzoo.model import Decoder
 from blockzoo.quantization import packed_names, quantize
 from blockzoo.registry import Registry
+from blockzoo.storage import room
 
 
 def empty(
@@ -43,8 +44,7 @@ def empty(
     quantize(model, packed, trainable=trainable)
     model.to(dtype)
     if torch.device(device).type != "meta":
-        # not to_empty: empty_like of a meta tensor imports sympy, a third of a second
-        model._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device=device))
+        model._apply(lambda tensor: room(tensor.shape, tensor.dtype, device))
     model._kernels = registry.kernels()
     return model.eval()
 

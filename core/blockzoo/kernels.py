@@ -201,7 +201,7 @@ def bind(
 def _check_choices(choose: Mapping[str, str], kernels: Mapping[str, Sequence[Kernel]], used: set[str]) -> None:
     for op, name in choose.items():
         if op not in used:
-            raise KernelError(f"kernels.{op}: the model uses no op of that name{nearest(op, used)}")
+            raise KernelError(f"kernels.{op}: the model uses no op of that name{'' if op in kernels else nearest(op, used)}")
         known = [REFERENCE, *(kernel.name for kernel in kernels.get(op, ()))]
         if name not in known:
             raise KernelError(f"kernels.{op}: no kernel '{name}'{nearest(name, known)}")
@@ -281,9 +281,10 @@ def ask(kernel: Kernel, capabilities: Capabilities, call: Call) -> Verdict:
     if call.phase == "train" and not kernel.backward:
         return no("forward only")
     try:
-        return kernel.supports(capabilities, call)
+        verdict = kernel.supports(capabilities, call)
     except Exception as error:  # one kernel's mistake must not cost every model
         return no(f"its supports() raises {type(error).__name__}: {error}")
+    return verdict if isinstance(verdict, Verdict) else no(f"its supports() gives {verdict!r}, not a Verdict")
 
 
 def _serves(kernel: Kernel, verdicts: Verdicts) -> bool:

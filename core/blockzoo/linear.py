@@ -81,11 +81,18 @@ def _linear_examples(dtype: torch.dtype, device: torch.device) -> Iterator[Examp
 
 def _expert_examples(dtype: torch.dtype, device: torch.device) -> Iterator[Example]:
     generator = torch.Generator().manual_seed(0)
-    for counts in ([1, 0, 3], [0, 0, 5], [2, 2, 2]):
-        shapes = ((3, 48, 32), (sum(counts), 32), (3, 48))
+    cases = (([1, 0, 3], True), ([0, 0, 5], True), ([2, 2, 2], False), ([3, 0, 2, 0, 1], False), ([4], True))
+    for counts, bias in (*cases, ([0, 0, 0], True), ([0, 0], False)):
+        experts = len(counts)
+        shapes = ((experts, 48, 32), (sum(counts), 32), (experts, 48))
         weight, x, b = [torch.randn(shape, generator=generator).to(device, dtype) for shape in shapes]
-        static = {"quantizer": None, "shape": (3, 48, 32)}
-        yield Example(f"counts {counts}, bias", ({"weight": weight}, x, b, counts), {"quantizer": None}, static)
+        yield Example(
+            f"counts {counts}{', bias' * bias}",
+            ({"weight": weight}, x, b if bias else None, counts),
+            {"quantizer": None},
+            static={"quantizer": None, "shape": (experts, 48, 32)},
+            phases=PHASES if sum(counts) else ("prefill", "decode"),  # no row has a gradient
+        )
 
 
 TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}

@@ -129,7 +129,10 @@ class Registry:
 
     def not_loaded(self) -> str:
         """What to add where a name is unknown: the plugins that might have had it, and why they aren't here."""
-        reasons = ", ".join(f"{plugin}: {why}" for plugin, why in sorted(self.missing.items()))
+        alike: dict[str, list[str]] = {}
+        for plugin, why in sorted(self.missing.items()):
+            alike.setdefault(why, []).append(plugin)
+        reasons = "; ".join(f"{', '.join(plugins)}: {why}" for why, plugins in alike.items())
         return f" (plugins not loaded: {reasons})" if reasons else ""
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 @hookimpl
 def blockzoo_register(registry: Registrar) -> None:
     from blockzoo.linear import EXPERT_LINEAR, LINEAR
+    from blockzoo_blocks.ffn.activation import ACTIVATION
     from blockzoo_blocks.ffn.gate import GATE
     from blockzoo_blocks.ffn.glu import GLUConfig
     from blockzoo_blocks.ffn.mlp import MLPConfig
@@ -35,6 +36,7 @@ def blockzoo_register(registry: Registrar) -> None:
     from blockzoo_blocks.residuals.pre_norm import PreNormConfig
     from blockzoo_blocks.residuals.sandwich import SandwichConfig
 
+    registry.op(ACTIVATION)
     registry.op(ATTENTION)
     registry.op(GATE)
     registry.op(RMS_NORM)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 @hookimpl
 def blockzoo_register(registry: Registrar) -> None:
     from blockzoo.bench.stream import STREAM_SUM
+    from blockzoo_cpu.activations import ACTIVATION
     from blockzoo_cpu.attention import ATTENTION
     from blockzoo_cpu.linear import EXPERT_ROWS, LINEAR_ROWS
     from blockzoo_cpu.pointwise import GATE, RMS_NORM, ROTARY
@@ -21,6 +22,7 @@ def blockzoo_register(registry: Registrar) -> None:
 
     registry.op(STREAM_SUM)
     registry.kernel("stream_sum", CPU_STREAM_SUM)
+    registry.kernel("activation", ACTIVATION)
     registry.kernel("attention", ATTENTION)
     registry.kernel("gate", GATE)
     registry.kernel("linear", LINEAR_ROWS)

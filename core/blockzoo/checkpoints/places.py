@@ -15,6 +15,7 @@ from blockzoo.checkpoints.values import check_values
 from blockzoo.errors import CheckpointError
 from blockzoo.model import Decoder
 from blockzoo.quantization import packed_names
+from blockzoo.storage import room
 
 WEIGHTS_AT_ONCE = 4 * 2**20
 
@@ -44,7 +45,7 @@ class Places:
             return
         if name in self._live:
             if self._keep_dtypes and self._live[name].dtype != values.dtype:
-                self._set(name, torch.empty_like(self._live[name], dtype=values.dtype))
+                self._set(name, room(self._live[name].shape, values.dtype, self._model.device))
             place = self._live[name]
         else:
             place = self._gather(name, values.dtype)
@@ -59,7 +60,7 @@ class Places:
         if name not in self._live:
             return None
         if self._keep_dtypes and self._live[name].dtype != dtype:
-            self._set(name, torch.empty_like(self._live[name], dtype=dtype))
+            self._set(name, room(self._live[name].shape, dtype, self._model.device))
         place = target.of(self._live[name])
         fits = place.dtype == dtype and place.device.type == "cpu" and place.is_contiguous()
         return place if fits else None

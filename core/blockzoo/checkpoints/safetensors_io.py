@@ -102,7 +102,7 @@ class StoredTensor:
             raise CheckpointError(f"{self.path}: can't be read ({error.strerror})") from error
 
     def _fill(self, file: FileIO, tensor: Tensor) -> None:
-        view = _bytes_of(tensor)
+        view = bytes_of(tensor)
         while view.nbytes:
             count = file.readinto(view)
             if not count:
@@ -110,7 +110,7 @@ class StoredTensor:
             view = view[count:]
 
 
-def _bytes_of(tensor: Tensor) -> memoryview:
+def bytes_of(tensor: Tensor) -> memoryview:
     """The memory of a contiguous tensor on the CPU."""
     data: Any = tensor.reshape(-1).view(torch.uint8).numpy()
     return memoryview(data)
@@ -215,7 +215,7 @@ def write_safetensors(path: Path, planned: Sequence[Planned]) -> None:
         for p in planned:
             tensor = p.produce().detach()
             assert (tensor.dtype, tuple(tensor.shape)) == (p.dtype, p.shape), (p.name, tensor.dtype, tensor.shape)
-            file.write(_bytes_of(tensor.cpu().contiguous()))
+            file.write(bytes_of(tensor.cpu().contiguous()))
             del tensor  # else it lives while the next is made
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from blockzoo.checkpoints.keymap import Target
+from blockzoo.checkpoints.safetensors_io import bytes_of
 from blockzoo.errors import CheckpointError
 
 
@@ -43,4 +44,4 @@ class Witness:
 
 def checksum(tensor: Tensor) -> int:
     """CRC-32 of a tensor's bytes: against mistakes, not against malice."""
-    return zlib.crc32(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return zlib.crc32(bytes_of(tensor.contiguous()))

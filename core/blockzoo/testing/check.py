@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import random
 import warnings
@@ -99,11 +100,15 @@ def _unchanged_surroundings() -> Iterator[None]:
 
 
 def one_line(error: BaseException) -> str:
-    """An exception in one line, with the innermost place outside torch and blockzoo itself: the plugin's, or none."""
-    text = f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
-    text = text if len(text) <= 300 else f"{text[:300]}..."
+    """An exception in one line, with the innermost place outside torch and blockzoo itself: the plugin's, or none.
+
+    One without words, such as an assert's, is told by its line of source.
+    """
     ours = (str(Path(torch.__file__).parent), f"{PACKAGE}{os.sep}", contextlib.__file__)
     outside = [frame for frame in extract_tb(error.__traceback__) if not frame.filename.startswith(ours)]
+    message = " ".join(str(error).split()) or (str(outside[-1].line) if outside else "")
+    text = f"{type(error).__name__}: {message}".removesuffix(": ")
+    text = text if len(text) <= 300 else f"{text[:300]}..."
     return f"{text} ({outside[-1].filename}:{outside[-1].lineno})" if outside else text
 
 
@@ -118,10 +123,15 @@ def need(condition: object, message: str) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without warnings: compilers warn about their own insides."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    """Without warnings and log lines: compilers tell of their own insides, and a failure is told once, by its check."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def error_of(found: Tensor, expected: Tensor) -> float:

@@ -2,123 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from blockzoo.blocks import QuantizerConfig
-from blockzoo.kernels import PHASES, Call, Capabilities, Example, Kernel, Op, Verdict, ask
-from blockzoo.registry import Registry
-from blockzoo.step import Phase
+from blockzoo.kernels import PHASES, Call, Capabilities, Example, ask
 from blockzoo.testing import kernel_advice as advice
-from blockzoo.testing.check import CheckFailed, CheckSkipped, error_of, need, quiet
+from blockzoo.testing.check import CheckSkipped, error_of, need, quiet
+from blockzoo.testing.kernel_subjects import FEW, KernelSubject
 from blockzoo.testing.ops import inputs_of, tensors_of
 
 ELSEWHERE = (Capabilities("cpu", cpu="AVX512"), *(Capabilities("cuda", (major, 0)) for major in range(7, 13)))
 """What a kernel is asked about that serves nothing here."""
 BACKWARD = 2e-5  # of the greatest gradient, float32
-FEW = 2  # examples of a kernel that builds itself for each shape
-
-
-@dataclass(frozen=True)
-class KernelSubject:
-    """A kernel on one kind of device; ``quantizers`` give examples of packed weights to ops that take them; ``ops``:
-    all that are registered.
-    """
-
-    kernel: Kernel
-    op: Op
-    device: torch.device
-    quantizers: tuple[QuantizerConfig, ...]
-    ops: Mapping[str, Op]
-
-    @property
-    def label(self) -> str:
-        return f"{self.kernel.name} on {self.device.type} for `{self.op.name}`"
-
-    def verdict(self, example: Example, dtype: torch.dtype, phase: Phase) -> Verdict:
-        call = Call(self.op.name, phase, dtype, example.static)
-        try:
-            return self.kernel.supports(Capabilities.of(self.device), call)
-        except KeyError as error:
-            if not isinstance(error.args[0], str):  # it looks something else up
-                raise
-            raise CheckFailed(
-                f"supports() asks for static {error} of '{example.name}', which says nothing of it"
-                f"{advice.missing_static(error.args[0], self.op, self.ops)}"
-            ) from error
-
-    def examples(self, dtype: torch.dtype) -> Iterator[Example]:
-        for example in self.op.examples(dtype, self.device):
-            yield example
-            yield from self._packed(example)
-
-    def served(self, dtype: torch.dtype, phases: Sequence[Phase] = PHASES) -> list[Example]:
-        """The examples that it says yes to in one of these phases. Skips where there is none."""
-        found = []
-        for example in self.examples(dtype):
-            if any(self.verdict(example, dtype, phase).ok for phase in phases if phase in example.phases):
-                found.append(example)
-        if not found:
-            reasons = "; ".join(self.refusals(dtype, phases))
-            raise CheckSkipped(f"says no to every example in {dtype} on {self.device.type}: {reasons}")
-        return found[:: max(1, len(found) // FEW)][:FEW] if self.kernel.builds_itself else found
-
-    def refusals(self, dtype: torch.dtype, phases: Sequence[Phase] = PHASES) -> list[str]:
-        """The distinct reasons of its noes to examples."""
-        said = [self.verdict(e, dtype, p) for e in self.examples(dtype) for p in phases if p in e.phases]
-        return list(dict.fromkeys(verdict.reason for verdict in said if not verdict.ok))
-
-    def arguments(self, example: Example) -> tuple[Any, ...]:
-        """A weight goes in as the kernel's layout has it."""
-        layout, args = self.kernel.layout, example.args
-        return args if layout is None else (layout.prepack(args[0]), *args[1:])
-
-    def run(self, example: Example, how: str = "") -> Tensor:
-        """The kernel on an example that it says yes to; ``how`` the example is given, for the message of a failure."""
-        if self.kernel.builds_itself:
-            torch.compiler.reset()  # each example is another shape
-        with self.keeping_its_yes(example, how):
-            return self.kernel.function(*self.arguments(example), **example.kwargs)
-
-    @contextmanager
-    def keeping_its_yes(self, example: Example, how: str = "") -> Iterator[None]:
-        """What goes wrong after a yes is the fault of the yes, or of a function that can't be called so."""
-        try:
-            yield
-        except Exception as error:
-            text = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-            raised = f"'{example.name}'{how}: supports() says yes, but it raises {text}"
-            misfit = advice.misfit(self.kernel, self.op, self.ops, example)
-            raise CheckFailed(f"{raised}; {misfit}" if misfit else raised + advice.packed(example)) from error
-
-    def _packed(self, example: Example) -> Iterator[Example]:
-        """The same with a packed weight, where the op takes one."""
-        if "quantizer" not in example.kwargs:
-            return
-        weight = example.args[0]["weight"]
-        for quantizer in self.quantizers:
-            if quantizer.refuses(tuple(weight.shape)) is None:
-                yield replace(
-                    example,
-                    name=f"{example.name}, {type(quantizer).__name__}",
-                    args=(quantizer.pack(weight), *example.args[1:]),
-                    kwargs={**example.kwargs, "quantizer": quantizer},
-                    static={**example.static, "quantizer": quantizer},
-                )
-
-
-def subjects_of(op: str, kernel: Kernel, registry: Registry) -> Sequence[KernelSubject]:
-    known = registry.ops()
-    need(op in known, f"kernel '{kernel.name}' is for op '{op}', which nobody registers")
-    configs: list[type[QuantizerConfig]] = [registry.get("quantizer", name) for name in registry.names("quantizer")]
-    quantizers = tuple(sample for config in configs for sample in config.samples())
-    devices = ["cpu"] + ["cuda"] * torch.cuda.is_available()
-    return [KernelSubject(kernel, known[op], torch.device(device), quantizers, known) for device in devices]
 
 
 def _ignored(subject: KernelSubject, example: Example, dtype: torch.dtype) -> str:
@@ -232,12 +131,10 @@ def verdicts(subject: KernelSubject) -> None:
             for phase in PHASES:
                 verdict = subject.verdict(example, dtype, phase)
                 where = f"'{example.name}', {phase}, {dtype}"
-                need(isinstance(verdict, Verdict), f"{where}: supports() gives {verdict!r}, not a Verdict")
                 need(verdict.ok or verdict.reason.strip(), f"{where}: says no without a reason")
                 need(verdict == subject.verdict(example, dtype, phase), f"{where}: answers differently the second time")
-    elsewhere = Capabilities("nowhere")
     example = next(subject.examples(torch.float32))
-    verdict = subject.kernel.supports(elsewhere, Call(subject.op.name, "decode", torch.float32, example.static))
+    verdict = subject.verdict(example, torch.float32, "decode", Capabilities("nowhere"))
     need(verdict.ok or verdict.reason.strip(), "says no to an unknown device without a reason")
 
 

@@ -16,6 +16,7 @@ from blockzoo.testing import (
     edges,
     families,
     ffns,
+    kernel_subjects,
     kernels,
     mixers,
     modules,
@@ -79,5 +80,5 @@ def _subjects(component: Component, registry: Registry) -> Sequence[Subject]:
         return ops.subjects_of(thing)
     if component.kind == "kernel":
         op, kernel = thing
-        return kernels.subjects_of(op, kernel, registry)
+        return kernel_subjects.subjects_of(op, kernel, registry)
     return families.subjects_of(thing, registry)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from blockzoo.blocks import Aux, Cost, Dims, FFNConfig, LinearFactory, Role, Scale, linear_cost
 from blockzoo.kernels import Slot
 from blockzoo.linear import phase_of
+from blockzoo_blocks.casting import cast_once
 from blockzoo_blocks.ffn.activations import Activation
 from blockzoo_blocks.ffn.gate import GATE
 
@@ -86,6 +87,7 @@ class GLU(nn.Module):
         self.slot = Slot(GATE, **self.how)
 
     def forward(self, x: Tensor, *which: object) -> tuple[Tensor, Aux]:
+        x = cast_once(x)
         gate, up = self.gate(x, *which), self.up(x, *which)
         kernel = self.slot[phase_of(gate.numel() // gate.shape[-1])]
         return self.down(kernel(gate, up, **self.how), *which), {}

@@ -9,7 +9,10 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from blockzoo.blocks import Aux, Cost, Dims, FFNConfig, LinearFactory, Role, Scale, linear_cost
-from blockzoo_blocks.ffn.activations import ACTIVATIONS, Activation
+from blockzoo.kernels import Slot
+from blockzoo.linear import phase_of
+from blockzoo_blocks.ffn.activation import ACTIVATION
+from blockzoo_blocks.ffn.activations import Activation
 
 
 class MLPConfig(FFNConfig):
@@ -51,6 +54,9 @@ class MLP(nn.Module):
         self.up = up
         self.down = down
         self.activation = activation
+        self.slot = Slot(ACTIVATION, activation=activation)
 
     def forward(self, x: Tensor, *which: object) -> tuple[Tensor, Aux]:
-        return self.down(ACTIVATIONS[self.activation](self.up(x, *which)), *which), {}
+        inner = self.up(x, *which)
+        kernel = self.slot[phase_of(inner.numel() // inner.shape[-1])]
+        return self.down(kernel(inner, activation=self.activation), *which), {}

@@ -34,6 +34,7 @@ from blockzoo.blocks import (
 from blockzoo.cache import TokenState
 from blockzoo.kernels import Slot
 from blockzoo.step import Step
+from blockzoo_blocks.casting import cast_once
 from blockzoo_blocks.mixers.attention import ATTENTION
 from blockzoo_blocks.norms.layer_norm import LayerNormConfig
 from blockzoo_blocks.norms.rms_norm import RMSNormConfig
@@ -208,6 +209,7 @@ class GroupedQueryAttention(nn.Module):
         )
 
     def forward(self, x: Tensor, step: Step, state: TokenState | None = None) -> Tensor:
+        x = cast_once(x)
         q, k, v = self.q(x), self.k(x), self.v(x)
         if self.norm_placement == "before projection":
             q, k = self.q_norm(q), self.k_norm(k)

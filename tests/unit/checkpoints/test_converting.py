@@ -233,9 +233,9 @@ def test_memory_is_a_few_tensors_and_not_the_model(
 
 @pytest.mark.parametrize("layout", ["hf", "native"])
 def test_a_folder_that_reads_otherwise_than_it_was_written_does_not_appear(
-    layout: str, tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
+    layout: str, tmp_path: Path, shipping: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = folder_of("gpt-oss-20b", "hf", tmp_path, registry)
+    source = folder_of("gpt-oss-20b", "hf", tmp_path, shipping)
     written = Rule.views
 
     def crossed(self: Rule, stored: torch.Tensor, shapes: Any) -> list[torch.Tensor]:
@@ -250,7 +250,7 @@ def test_a_folder_that_reads_otherwise_than_it_was_written_does_not_appear(
         monkeypatch.setattr(Rule, "views", written)
         monkeypatch.setattr(save, "write_shards", lying)
     with pytest.raises(CheckpointError, match=r"read again, '.*' is not what was written"):
-        convert(source, tmp_path / "found", registry=registry, layout=layout)
+        convert(source, tmp_path / "found", registry=shipping, layout=layout)
     assert not (tmp_path / "found").exists()
 
 

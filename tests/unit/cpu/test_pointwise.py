@@ -98,6 +98,13 @@ def test_heads_are_turned_wherever_they_lie() -> None:
 
 @pytest.mark.parametrize("phase", PHASES)
 def test_an_activation_it_lacks_is_refused(phase: Any) -> None:
-    verdict = pointwise.supports(Capabilities("cpu"), Call("gate", phase, torch.float32, {"activation": "gelu"}))
+    verdict = pointwise.supports(Capabilities("cpu"), Call("gate", phase, torch.bfloat16, {"activation": "gelu"}))
     assert not verdict.ok
     assert "not gelu" in verdict.reason
+
+
+def test_prompts_in_float32_keep_the_references_order() -> None:
+    calls = {phase: Call("rms_norm", phase, torch.float32, {}) for phase in PHASES}
+    verdicts = {phase: pointwise.supports(Capabilities("cpu"), call) for phase, call in calls.items()}
+    assert verdicts["decode"].ok
+    assert "reference's order" in verdicts["prefill"].reason
