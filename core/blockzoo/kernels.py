@@ -201,7 +201,8 @@ def bind(
 def _check_choices(choose: Mapping[str, str], kernels: Mapping[str, Sequence[Kernel]], used: set[str]) -> None:
     for op, name in choose.items():
         if op not in used:
-            raise KernelError(f"kernels.{op}: the model uses no op of that name{'' if op in kernels else nearest(op, used)}")
+            hint = "" if op in kernels else nearest(op, used)
+            raise KernelError(f"kernels.{op}: the model uses no op of that name{hint}")
         known = [REFERENCE, *(kernel.name for kernel in kernels.get(op, ()))]
         if name not in known:
             raise KernelError(f"kernels.{op}: no kernel '{name}'{nearest(name, known)}")

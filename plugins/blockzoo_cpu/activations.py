@@ -25,9 +25,8 @@ def supports(capabilities: Capabilities, call: Call) -> Verdict:
     """Whether this machine and call are served."""
     if capabilities.device != "cpu":
         return no("runs on a CPU")
-    activation = call.static.get("activation", "gelu_tanh")
-    if activation != "gelu_tanh":
-        return no(f"has gelu_tanh, not {activation}")
+    if (wanted := call.static.get("activation")) != "gelu_tanh":
+        return no(f"has gelu_tanh, not {wanted}")
     if call.dtype != torch.bfloat16 and (call.phase != "train" or call.dtype != torch.float32):
         return no(f"serves bfloat16, and float32 weights that train, not {str(call.dtype).removeprefix('torch.')}")
     why = problem()

@@ -121,10 +121,47 @@ def test_a_kernel_that_forgets_packed_weights_is_told_what_to_do() -> None:
     op, kernel, _ = kernels.FAULTS["dishonest_about_packed"]
     for check in ("equals_reference", "strided_inputs", "leaves_inputs_alone"):
         message = caught(check_of("kernel", "plain", (op, kernel), check))
-        assert "KeyError: 'weight'; the weight is packed, as 'codes', 'scales': say no" in message
+        assert re.search(
+            r"KeyError: 'weight' \(.*kernels\.py:\d+\); the weight is packed, as 'codes', 'scales': say", message
+        )
         assert message.endswith("where call.static['quantizer'] is not one you read")
     op, kernel, check = kernels.FAULTS["static_nobody_gives"]
     assert "read it by call.static.get('sink')" in caught(check_of("kernel", "asks", (op, kernel), check))
+
+
+def test_what_a_kernel_takes_for_granted_is_told_by_its_line() -> None:
+    for name, words in (
+        ("bias_for_granted", r"'counts \[2, 2, 2\]' in torch.float64: .* AssertionError: assert bias is not None"),
+        ("three_experts", r"'counts \[3, 0, 2, 0, 1\]' in .* ValueError: too many values to unpack"),
+        ("some_rows", r"'counts \[0, 0, 0\], bias' in .* AssertionError: no expert has rows"),
+    ):
+        op, kernel, check = kernels.FAULTS[name]
+        message = caught(check_of("kernel", name, (op, kernel), check))
+        assert re.search(rf"{words}.* \(.*faults/kernels\.py:\d+\)", message), message
+
+
+def test_a_supports_without_a_verdict_is_told_so_by_every_check() -> None:
+    op, kernel, _ = kernels.FAULTS["no_verdict"]
+    for check in checks_of(*registered("kernel", "says_true", (op, kernel))):
+        if check.name != "layout_round_trip":  # skipped: it has none
+            assert "supports() gives True, not a Verdict: YES, or no('why')" in caught(check)
+
+
+def test_a_kernel_for_a_misspelt_op_is_told_the_nearest() -> None:
+    message = caught(check_of("kernel", "far", ("experts_linear", kernels.CONTROL), "verdicts"))
+    assert message.endswith("is for op 'experts_linear', which nobody registers; did you mean 'expert_linear'?")
+
+
+def fits_outside_the_compiler(q: Tensor, *args: Any, **options: Any) -> Tensor:
+    """Shapes that don't match are what the compiler tells of in its log, line by line."""
+    y = ATTENTION.reference(q, *args, **options)
+    return y + (q @ q).sum() if torch.compiler.is_compiling() else y
+
+
+def test_a_compiler_that_fails_logs_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    kernel = replace(kernels.CONTROL, function=fits_outside_the_compiler)
+    assert "making fake tensor call" in caught(check_of("kernel", "outside", ("attention", kernel), "compiles"))
+    assert capfd.readouterr().err == ""
 
 
 def test_a_kernel_of_which_nothing_is_served_fails_with_every_reason_unless_it_waits_for_another_device() -> None:

@@ -4,19 +4,19 @@ isn't there.
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 
 import pytest
-import torch
 
 from blockzoo import hookspecs
+from blockzoo.cli.plugins_new_kernel import taken
 from blockzoo.cli.verbs import OWN_VERBS
-from blockzoo.linear import EXPERT_LINEAR, LINEAR
 from blockzoo.registry import Component
 from blockzoo.testing import packages
+from blockzoo.testing.kernel_advice import keys_of
 from blockzoo.testing.suite import BY_KIND
-from blockzoo_blocks.mixers.attention import ATTENTION
 from tests.conftest import builtin_registry
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -53,11 +53,27 @@ def test_tables_of_mistakes_name_checks_that_are_there() -> None:
         assert named <= CHECKS, f"{page}.md names checks that aren't there: {sorted(named - CHECKS)}"
 
 
-def test_the_kernel_page_lists_what_slots_say() -> None:
-    ops, cpu = (ATTENTION, LINEAR, EXPERT_LINEAR), torch.device("cpu")
-    said = {name for op in ops for example in op.examples(torch.float32, cpu) for name in example.static}
-    assert said >= ATTENTION.static
-    assert {name for name in said if f"`{name}`" not in PAGES[AUTHORS / "kernel.md"]} == set()
+def table_of_ops(heading: str) -> dict[str, str]:
+    """op -> the other cells of its rows in a section of kernel-reference.md; a row without a name goes on."""
+    page = PAGES[AUTHORS / "kernel-reference.md"]
+    section = page[page.index(f"## {heading}") :].partition("\n## ")[0]
+    rows: dict[str, str] = {}
+    for name, cells in re.findall(r"^\|(?: `(\w+)`)? +\| (.*) \|$", section, re.MULTILINE):
+        last = name or list(rows)[-1]
+        rows[last] = rows.get(last, "") + cells
+    return rows
+
+
+def test_the_tables_of_ops_are_the_ops_that_there_are() -> None:
+    ops = builtin_registry().ops()
+    arguments, told = table_of_ops("Arguments"), table_of_ops("What supports() is told")
+    assert arguments.keys() == ops.keys()
+    for name, op in ops.items():
+        said = ", ".join(taken(op, list(inspect.signature(op.reference).parameters.values())))
+        assert arguments[name].startswith(f"`{said}` |".replace(" | None", r" \| None")), f"`{said}`"
+        missing = {key for key in keys_of(op) if f"`{key}`" not in told.get(name, "")}
+        assert missing == set(), f"{name} is told of {missing}"
+        assert keys_of(op) or name not in told
 
 
 def test_every_page_for_authors_is_linked() -> None:

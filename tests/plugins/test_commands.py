@@ -11,9 +11,12 @@ import pytest
 
 from blockzoo.cli import main
 from blockzoo.cli.plugins_check import outcome_of
+from blockzoo.cli.plugins_new import render
 from blockzoo.experiments.swap import ARCHITECTURES, Trial, run, trials
 from blockzoo.plugins import host, load_file, reset_host
+from blockzoo.registry import Registry
 from blockzoo.testing import checks
+from blockzoo_gpt2.samples import HF
 from tests.plugins.blocks_in_files import RAISES, RIGHT, WRONG_COST
 from tests.plugins.test_isolation import FAILING
 
@@ -220,6 +223,112 @@ def test_a_kernel_for_packed_weights_is_tried_on_such(fresh: Path) -> None:
         assert result.error is None
         assert result.learns is None
         assert result.decodes
+
+
+EXPERT_KERNEL = """
+from blockzoo.kernels import YES, Kernel
+from blockzoo.linear import EXPERT_LINEAR
+
+
+def with_bias(weight, x, bias, counts, *, quantizer):
+    assert bias is not None
+    return EXPERT_LINEAR.reference(weight, x, bias, counts, quantizer=quantizer)
+
+
+def blockzoo_register(registry):
+    registry.kernel("expert_linear", Kernel("with_bias", with_bias, lambda capabilities, call: YES))
+"""
+
+
+def test_a_kernel_is_tried_where_its_op_is_used(fresh: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (fresh / "my_kernel.py").write_text(EXPERT_KERNEL)
+    load_file("my_kernel.py")
+    tried = trials("my_kernel", host().registry)
+    assert {trial.architecture.name for trial in tried} == {"gpt_oss"}
+    assert not tried[1].trains
+    (fresh / "nobodys.py").write_text(EXPERT_KERNEL.replace('kernel("expert_linear"', 'kernel("stream_sum"'))
+    assert main(["plugins", "try", "./nobodys.py"]) == 2
+    words = "none of the small models uses the op 'stream_sum'; they use activation, attention, expert_linear, "
+    assert words in capfd.readouterr().err
+
+
+def test_a_failure_of_a_kernel_has_its_place_and_on_demand_a_traceback(
+    fresh: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (fresh / "my_kernel.py").write_text(EXPERT_KERNEL)
+    assert main(["plugins", "check", "./my_kernel.py", "--only", "leaves_inputs_alone"]) == 1
+    out, err = capfd.readouterr()
+    assert "raises AssertionError: assert bias is not None (" in out
+    assert "my_kernel.py:7)" in out
+    assert "Traceback" not in out + err
+    assert main(["--traceback", "plugins", "check", "./my_kernel.py", "--only", "leaves_inputs_alone"]) == 1
+    told = capfd.readouterr().err
+    assert told.startswith("kernel/with_bias leaves_inputs_alone:\nTraceback (most recent call last):")
+    assert "in with_bias\n    assert bias is not None" in told
+
+
+def test_an_op_that_is_there_and_not_in_the_model_has_no_near_one(
+    fresh: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for use, words in (("expert_linear=rows", "uses no op of that name\n"), ("liner=rows", "did you mean 'linear'?")):
+        assert main(["kernels", "gpt2", "--use", use]) == 2
+        assert words in capfd.readouterr().err
+
+
+def test_plugins_left_out_alike_are_told_together() -> None:
+    registry = Registry(missing=dict.fromkeys(["b", "a"], "disabled: not selected") | {"c": "import_failed: no"})
+    assert registry.not_loaded() == " (plugins not loaded: a, b: disabled: not selected; c: import_failed: no)"
+
+
+def test_list_takes_plurals(fresh: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for plural, kind in (("ops", "op"), ("families", "family"), ("norms", "norm"), ("configs", "config")):
+        assert main(["list", plural, "--json"]) == 0
+        assert list(json.loads(capfd.readouterr().out)) == [kind]
+
+
+# --- record ---
+
+
+def test_record_prints_what_is_recorded(fresh: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("transformers", reason="the independent implementation")
+    assert main(["plugins", "record", "gpt2", "--json"]) == 0
+    rows = json.loads(capfd.readouterr().out)["samples"]
+    for row, sample in zip(rows, HF, strict=True):
+        assert row["agrees"]
+        if sample.logits is not None:
+            assert row["logits"] == pytest.approx(sample.logits, rel=1e-4)
+
+
+def test_record_says_why_not(fresh: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("transformers", reason="the independent implementation")
+    text = render("mine", "family")["src/blockzoo_mine/family.py"]
+    register = "\n\ndef blockzoo_register(registry):\n    registry.family(FAMILY)\n"
+    (fresh / "mine.py").write_text(text + register)
+    assert main(["plugins", "record", "./mine.py"]) == 1
+    out = capfd.readouterr().out
+    assert "mine, layout hf, sample 1 of 2: transformers can't: " in out
+    assert "--as MODEL_TYPE tells transformers another" in out
+    assert main(["plugins", "record", "./mine.py", "--as", "llama"]) == 0
+    assert capfd.readouterr().out.count("  Sample(..., logits=(") == 2
+    assert main(["plugins", "record", "./mine.py", "--as", "gpt2"]) == 1
+    assert "transformers can't: missing keys: " in capfd.readouterr().out
+    assert main(["plugins", "record", "blocks"]) == 2
+    assert "plugin 'blocks' registers no family" in capfd.readouterr().err
+
+
+def test_record_shows_another_model(fresh: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Another activation: everything loads and saves, and no check but the recorded logits can tell."""
+    pytest.importorskip("transformers", reason="the independent implementation")
+    text = render("mine", "family")["src/blockzoo_mine/family.py"]
+    wrong = text.replace('"type": "glu",', '"type": "glu",\n                "activation": "relu",')
+    assert wrong != text
+    (fresh / "mine.py").write_text(wrong + "\n\ndef blockzoo_register(registry):\n    registry.family(FAMILY)\n")
+    assert main(["plugins", "check", "./mine.py", "--only", "recorded_logits"]) == 0
+    assert "nothing compares this with the original: record logits by" in capfd.readouterr().out
+    assert main(["plugins", "record", "./mine.py", "--as", "llama", "--json"]) == 1
+    rows = json.loads(capfd.readouterr().out)["samples"]
+    assert [row["agrees"] for row in rows] == [False, False]
+    assert all(row["off"] > 1e-3 for row in rows)
 
 
 def test_every_block_we_ship_has_its_trials(fresh: Path) -> None:

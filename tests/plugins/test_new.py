@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
 import shutil
 import subprocess
@@ -11,20 +12,26 @@ import sysconfig
 import venv
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, get_type_hints
 
 import pytest
 import torch
 from torch import Tensor
 
+from blockzoo.building import empty
 from blockzoo.checkpoints import from_pretrained
 from blockzoo.cli import main
 from blockzoo.cli.plugins_new import KINDS, TEMPLATES, check_name, create, render
 from blockzoo.cli.plugins_new_kernel import words_of
+from blockzoo.config import dump_yaml, load_config
 from blockzoo.errors import InputError
 from blockzoo.linear import LINEAR
+from blockzoo.plugins import load_plugins
 from blockzoo.registry import Registrar
+from blockzoo.selection import Selection
 from tests.conftest import builtin_registry
+from tests.docs.test_public_api import PUBLIC
 from tests.plugins.conftest import install
 
 RUFF = ("E", "F", "W", "I", "B", "UP", "SIM", "RUF", "C4", "PT", "RET", "PIE", "N")
@@ -89,6 +96,37 @@ def test_a_kernel_of_any_shipped_op_passes_at_once(python: Any, tmp_path: Path) 
         assert f'kernels={{"{op}": "my_{op}"}}' in (tmp_path / op / "README.md").read_text()
 
 
+@pytest.mark.parametrize("name", sorted(builtin_registry().ops()))
+def test_a_new_kernel_has_the_types_of_its_op_and_no_promise_that_it_cannot_keep(name: str, tmp_path: Path) -> None:
+    text = render("mine", "kernel", name)["src/blockzoo_mine/kernel.py"]
+    (tmp_path / "kernel.py").write_text(text)
+    function = runpy.run_path(str(tmp_path / "kernel.py"))["KERNEL"].function
+    assert get_type_hints(function) == get_type_hints(builtin_registry().ops()[name].reference)
+    assert ("# no backward" in text) == (name in ("linear", "expert_linear"))
+    if name in ("linear", "expert_linear"):
+        assert f"return {name.upper()}.reference(" in text
+        assert name.upper() in PUBLIC["blockzoo.linear"].split()
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("kernel", "family")])
+def test_the_yaml_of_the_readme_is_a_model(written: dict[str, Path], kind: str, tmp_path: Path) -> None:
+    (yaml,) = re.findall(r"```yaml\n(.*?)```", (written[kind] / "README.md").read_text(), re.DOTALL)
+    (tmp_path / "model.yaml").write_text(yaml)
+    module = runpy.run_path(str(written[kind] / "src" / f"blockzoo_my_{kind}" / f"{kind}.py"))
+    registry = load_plugins(selection=Selection(only=frozenset())).registry
+    registrar = Registrar(registry, f"my_{kind}")
+    block = KINDS[kind].registers
+    registrar.block(block, f"my_{kind}", module[f"My{kind.title()}Config"])
+    registrar.commit()
+    config = load_config(tmp_path / "model.yaml", registry=registry)
+    assert f"my_{kind}" in dump_yaml(config, registry)
+    empty(config, registry=registry, device="meta")
+
+
+def test_a_family_is_told_how_to_record(written: dict[str, Path]) -> None:
+    assert "`blockzoo plugins record my_family`" in (written["family"] / "README.md").read_text()
+
+
 NOT_GIVEN = object()
 
 
@@ -100,13 +138,18 @@ def scaled(x: Tensor, by: Any = NOT_GIVEN) -> Tensor:
     ("changes", "words"),
     [
         ({"name": "my-op"}, "can't name a function"),
-        ({"reference": lambda x: x}, "has no name in .*test_new to import"),
+        ({"reference": lambda x: x}, "'linear' has no name in .*test_new to import"),
         ({"reference": scaled}, "argument 'by' of 'linear' has a default that can't be repeated"),
     ],
 )
-def test_an_op_that_a_file_cannot_repeat_is_refused(changes: dict[str, Any], words: str) -> None:
+def test_an_op_that_a_file_cannot_repeat_is_refused(
+    changes: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    op = replace(LINEAR, **changes)
+    if "reference" not in changes or op.reference is scaled:
+        monkeypatch.setattr(sys.modules[op.reference.__module__], "MINE", op, raising=False)
     with pytest.raises(InputError, match=words):
-        words_of(replace(LINEAR, **changes), "mine")
+        words_of(op, "mine")
 
 
 def long_one(
@@ -121,10 +164,13 @@ def long_one(
     return activations
 
 
+LONG = replace(LINEAR, name="a_long_name_for_an_operation", reference=long_one)
+
+
 def test_long_arguments_and_words_stay_tidy(tmp_path: Path) -> None:
-    said = words_of(replace(LINEAR, name="a_long_name_for_an_operation", reference=long_one), "mine")["definition"]
-    found: dict[str, Any] = {"reference": lambda *args, **options: (args, options)}
-    exec(said, found)
+    said = words_of(LONG, "mine")["definition"]
+    found: dict[str, Any] = {"LONG": SimpleNamespace(reference=lambda *args, **options: (args, options))}
+    exec(f"from __future__ import annotations\n{said}", found)
     assert found["a_long_name_for_an_operation"](1, 2, 3, 4, epsilon=5) == ((1, 2, 3, 4), {"epsilon": 5, "word": "so"})
     assert max(map(len, said.splitlines())) <= 120
 

@@ -7,7 +7,7 @@ stored tensor.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -25,9 +25,10 @@ from blockzoo.checkpoints.keymap import Entry, check, check_size, identity
 from blockzoo.checkpoints.places import Places
 from blockzoo.checkpoints.safetensors_io import StoredTensor
 from blockzoo.checkpoints.tensors import wanted
+from blockzoo.checkpoints.variants import keys_behind
 from blockzoo.config import load_config
 from blockzoo.config.schema import ModelConfig
-from blockzoo.errors import CheckpointError, ConfigError, InputError
+from blockzoo.errors import CheckpointError, ConfigError, InputError, Problem
 from blockzoo.model import Decoder
 from blockzoo.registry import Registry
 
@@ -85,15 +86,26 @@ def recognize(folder: Path, *, registry: Registry, overrides: Mapping[str, objec
         raise CheckpointError(f"{folder}: holds neither {NATIVE_CONFIG} nor config.json")
     values = read_config_json(folder)
     family, name = _claimed(folder, values, registry)
+    read = family.layouts[name].read_config
     try:
-        mapping = {"name": name_of(folder) or "model", **family.layouts[name].read_config(values)}
+        mapping = {"name": name_of(folder) or "model", **read(values)}
     except CheckpointError as error:
         raise CheckpointError("\n".join(f"{folder}: {line}" for line in str(error).splitlines())) from error
     try:
         return Source(folder, load_config(mapping, overrides, registry=registry), family, name)
     except ConfigError as error:  # the overrides' problems have places of their own
-        here = f"{folder}: config.json"
-        raise ConfigError([replace(p, place=here) if p.place == "mapping" else p for p in error.problems]) from error
+        problems = [_in_file(p, folder, values, read) if p.place == "mapping" else p for p in error.problems]
+        raise ConfigError(problems) from error
+
+
+def _in_file(
+    problem: Problem, folder: Path, values: Mapping[str, Any], read: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+) -> Problem:
+    """A problem of what was read, told of config.json: with the keys that the place was made from."""
+    place = problem.message.partition(": ")[0]
+    keys = keys_behind(place, values, read)
+    said = f"; {place} comes from {', '.join(map(repr, keys))}" if keys else ""
+    return Problem(f"{folder}: config.json", f"{problem.message}{said}")
 
 
 def _claimed(folder: Path, values: Mapping[str, Any], registry: Registry) -> tuple[Family, str]:

@@ -17,6 +17,7 @@ from blockzoo.plugins import host
 from blockzoo.registry import Registry
 
 OTHERS = ("op", "kernel", "family", "config", "experiment")
+PLURALS = {f"{kind}s": kind for kind in (*KINDS, *OTHERS)} | {"families": "family"}
 
 
 def command(
@@ -33,6 +34,7 @@ def command(
     block's options.
     """
     kinds = (*KINDS, *OTHERS)
+    kind = PLURALS.get(kind or "", kind)
     registry = host().registry
     if kind is not None and kind not in kinds:
         _list_options(registry, kind, kinds, as_json)

@@ -117,6 +117,7 @@ def new(
 
 @command.command("check", help="Run the conformance suite on a plugin. Exit status 1 where a check fails.")
 def check(
+    context: typer.Context,
     name: NameOrFile,
     only: Annotated[
         str | None, typer.Option(metavar="NAME", help="one component (mixer/mla, or mla alone), or one check")
@@ -125,7 +126,23 @@ def check(
 ) -> None:
     from blockzoo.cli.plugins_check import run
 
-    run(name, only, as_json)
+    run(name, only, as_json, tracebacks=context.find_root().params["traceback"])
+
+
+@command.command(
+    "record",
+    help="Print what transformers computes from each sample of a family, to record, and how far blockzoo is off.",
+)
+def record(
+    name: NameOrFile,
+    model_type: Annotated[
+        str | None, typer.Option("--as", metavar="MODEL_TYPE", help="a model_type that transformers knows it by")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    from blockzoo.cli.plugins_record import run
+
+    run(name, model_type, as_json)
 
 
 @command.command("try", help="Each block in each slot it fits of three small models, beside the stock block.")

@@ -6,6 +6,7 @@ Checks of one component that end alike (its samples can't be made, say) share a 
 from __future__ import annotations
 
 import time
+import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -14,7 +15,7 @@ from typing import Literal
 import typer
 
 from blockzoo.cli.bar import counting_bar
-from blockzoo.cli.output import print_json, table
+from blockzoo.cli.output import note, print_json, table
 from blockzoo.cli.reading import read_plugin
 from blockzoo.errors import InputError, nearest
 from blockzoo.importing import one_line
@@ -26,16 +27,19 @@ FEW = 3  # checks that end alike and are still named
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one check; ``message``: why it failed or was skipped, one line."""
+    """What became of one check; ``message``: why it failed or was skipped, one line; ``traceback``: of an exception
+    behind a failure.
+    """
 
     component: str
     check: str
     result: Result
     message: str
     seconds: float
+    traceback: str | None = None
 
 
-def run(name: str, only: str | None, as_json: bool) -> None:
+def run(name: str, only: str | None, as_json: bool, tracebacks: bool = False) -> None:
     """Check a plugin by name or file, and print. Raises InputError and PluginError where there is nothing to check."""
     plugin, registry = read_plugin(name)
     wanted = _only(checks(plugin, registry), only)
@@ -46,6 +50,9 @@ def run(name: str, only: str | None, as_json: bool) -> None:
         print_json({"plugin": plugin, "ok": not failed, **counts, "checks": [asdict(outcome) for outcome in outcomes]})
     else:
         _print(outcomes)
+        for outcome in outcomes if tracebacks else ():
+            if outcome.traceback:
+                note(f"{outcome.component} {outcome.check}:\n{outcome.traceback}")
     if failed:
         raise typer.Exit(1)
 
@@ -77,16 +84,19 @@ def outcome_of(check: Check) -> Outcome:
     """Run one check. Whatever it raises is its outcome; an interrupt passes."""
     result: Result = "passed"
     message = ""
+    cause: BaseException | None = None
     begin = time.perf_counter()
     try:
         check.run()
     except CheckSkipped as reason:
         result, message = "skipped", str(reason)
     except CheckFailed as failure:
-        result, message = "failed", str(failure)
+        result, message, cause = "failed", str(failure), failure.__cause__
     except Exception as error:
-        result, message = "failed", f"raised {one_line(error)}"
-    return Outcome(check.component, check.name, result, " ".join(message.split()), time.perf_counter() - begin)
+        result, message, cause = "failed", f"raised {one_line(error)}", error
+    seconds = time.perf_counter() - begin
+    told = None if cause is None else "".join(traceback.format_exception(cause))
+    return Outcome(check.component, check.name, result, " ".join(message.split()), seconds, told)
 
 
 def _print(outcomes: Sequence[Outcome]) -> None:

@@ -40,18 +40,18 @@ class Kind:
 
     @classmethod
     def block(cls, kind: str, yaml: str) -> Kind:
-        use = f"In a model's YAML:\n\n```yaml\n{yaml}\n```{TRY}"
+        use = f"In a model's YAML:\n\n```yaml\nextends: gpt2\n{yaml}\n```{TRY}"
         return cls(kind, "${camel}Config", f'registry.block("{kind}", "$name", ${{camel}}Config)', use)
 
 
 INSIST = '`blockzoo.build(config, kernels={"$op": "$name"})`'
 KINDS: Mapping[str, Kind] = {
     "norm": Kind.block("norm", "norm: {type: $name}"),
-    "mixer": Kind.block("mixer", "layers: {count: 12, mixer: {type: $name, n_heads: 8}, ...}"),
-    "recurrence": Kind.block("mixer", "layers: {count: 12, mixer: {type: $name, n_heads: 8}, ...}"),
-    "ffn": Kind.block("ffn", "layers: {count: 12, ffn: {type: $name, d_ff: 3072}, ...}"),
+    "mixer": Kind.block("mixer", "layers: {mixer: {type: $name, n_heads: 8}}"),
+    "recurrence": Kind.block("mixer", "layers: {mixer: {type: $name, n_heads: 8}}"),
+    "ffn": Kind.block("ffn", "layers: {ffn: {type: $name, d_ff: 3072}}"),
     "residual": Kind.block("residual", "residual: {type: $name}"),
-    "position": Kind.block("position", "position: {type: $name}"),
+    "position": Kind.block("position", "embedding: {position: null}\nposition: {type: $name}"),
     "quantizer": Kind.block("quantizer", "quantizer: {type: $name}"),
     "kernel": Kind(
         "kernel",
@@ -63,7 +63,10 @@ KINDS: Mapping[str, Kind] = {
         "family",
         "FAMILY",
         "registry.family(FAMILY)",
-        "`blockzoo.from_pretrained(folder)` reads a checkpoint, `blockzoo.save_pretrained(model, folder)` writes one.",
+        "`blockzoo.from_pretrained(folder)` reads a checkpoint, `blockzoo.save_pretrained(model, folder)` writes one."
+        "\n\nNothing compares it with the original until samples have its logits: `blockzoo plugins record $name` asks"
+        "\ntransformers for them and prints what to paste into `Sample(..., logits=...)`. With `--as llama` it is read"
+        "\nthere as a Llama, where `$name` is no `model_type` that transformers knows.",
     ),
 }
 FIRST_OP = "attention"

@@ -9,7 +9,7 @@ from blockzoo.cli.bar import counting_bar
 from blockzoo.cli.output import note, print_json, table
 from blockzoo.cli.reading import read_plugin
 from blockzoo.errors import InputError
-from blockzoo.experiments.swap import Result, stock_of, trials
+from blockzoo.experiments.swap import ARCHITECTURES, Result, ops_of, stock_of, trials
 from blockzoo.experiments.swap import run as run_trial
 from blockzoo.registry import Registry
 
@@ -41,7 +41,7 @@ def _all(plugin: str, registry: Registry, steps: int) -> list[Result]:
     found = trials(plugin, registry)
     if not found:
         kinds = ", ".join(sorted({c.kind for c in registry.components(plugin)})) or "nothing"
-        raise InputError(f"plugin '{plugin}' registers {kinds}: nothing that stands in a slot of a model")
+        raise InputError(f"plugin '{plugin}' registers {kinds}: {_no_place(plugin, registry)}")
     bar = counting_bar()
     results = []
     with bar:
@@ -53,6 +53,16 @@ def _all(plugin: str, registry: Registry, steps: int) -> list[Result]:
     if any(not result.component and result.error for result in results):
         note("a stock model failed itself: look at its row first")
     return results
+
+
+def _no_place(plugin: str, registry: Registry) -> str:
+    """Why there is nothing to try: no block, or kernels for ops that no small model uses."""
+    kernels = [registry.get("kernel", c.canonical) for c in registry.components(plugin) if c.kind == "kernel"]
+    if not kernels:
+        return "nothing that stands in a slot of a model"
+    used = sorted(set().union(*(ops_of(architecture, registry) for architecture in ARCHITECTURES)))
+    ops = ", ".join(sorted({f"'{op}'" for op, _ in kernels}))
+    return f"none of the small models uses the op {ops}; they use {', '.join(used)}"
 
 
 def _row(result: Result, stock: Result | None) -> Sequence[object]:

@@ -20,11 +20,11 @@ from torch.nn import functional as F
 
 from blockzoo.accounting import account
 from blockzoo.blocks import BlockConfig, Dims, FFNConfig, PositionConfig, QuantizerConfig
-from blockzoo.building import build
+from blockzoo.building import build, empty
 from blockzoo.config import ModelConfig, dump_block, load_config
 from blockzoo.faults import explained
 from blockzoo.importing import one_line
-from blockzoo.kernels import Call, Capabilities, Kernel, ask
+from blockzoo.kernels import Call, Capabilities, Kernel, Slot, ask
 from blockzoo.linear import EXPERT_LINEAR, LINEAR
 from blockzoo.model import Decoder
 from blockzoo.registry import Component, Registry
@@ -170,7 +170,7 @@ def _trials_of(component: Component, architecture: Architecture, registry: Regis
     name = f"{component.kind}/{component.name}"
     if component.kind == "kernel":
         op, kernel = thing
-        if op in registry.ops():
+        if op in ops_of(architecture, registry):
             trains = kernel.backward and op not in (LINEAR.name, EXPERT_LINEAR.name)  # stored weights don't train
             for quantizer in _weights_of(op, kernel, registry):
                 packed = {} if quantizer is None else {"quantizer": dump_block(quantizer, registry)}
@@ -179,6 +179,13 @@ def _trials_of(component: Component, architecture: Architecture, registry: Regis
     elif isinstance(thing, type) and issubclass(thing, BlockConfig):
         for slot, overrides in _placements(thing, architecture, registry):
             yield Trial(architecture, name, slot, overrides)
+
+
+def ops_of(architecture: Architecture, registry: Registry) -> set[str]:
+    """The ops that the stock model uses: it has no place for a kernel of another. No weight is allocated."""
+    config = load_config(architecture.base, architecture.overrides, registry=registry)
+    modules = empty(config, registry=registry, device="meta").modules()
+    return {LINEAR.name, *(module.op.name for module in modules if isinstance(module, Slot))}
 
 
 def _weights_of(op: str, kernel: Kernel, registry: Registry) -> Sequence[QuantizerConfig | None]:

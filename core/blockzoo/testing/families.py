@@ -25,7 +25,7 @@ from blockzoo.errors import CheckpointError, ConfigError
 from blockzoo.plugins import host
 from blockzoo.registry import Registry
 from blockzoo.testing.check import CheckFailed, CheckSkipped, need, need_close
-from blockzoo.testing.variants import keys_behind
+from blockzoo.checkpoints.variants import keys_behind
 
 TOKENS = torch.arange(24).view(2, 12) * 7
 RECORDED = 2e-5  # of the greatest logit, float32
@@ -216,7 +216,10 @@ def every_rule_counts(subject: FamilySubject) -> None:
 def recorded_logits(subject: FamilySubject) -> None:
     """The sample's checkpoint gives the logits that were recorded from another implementation."""
     if subject.sample.logits is None:
-        raise CheckSkipped("its sample records no logits")
+        raise CheckSkipped(
+            "nothing compares this with the original: record logits by `blockzoo plugins record`, see"
+            " docs/plugin-authors/testing.md#recording-logits"
+        )
     with subject.folder(torch.float32) as folder, torch.no_grad():
         model = from_pretrained(folder / "a", registry=subject.registry)
         logits = model(TOKENS % model.config.vocab_size)[-1, -1]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from blockzoo.kernels import PHASES, Call, Capabilities, Example, ask
 from blockzoo.testing import kernel_advice as advice
-from blockzoo.testing.check import CheckSkipped, error_of, need, quiet
+from blockzoo.testing.check import CheckFailed, CheckSkipped, error_of, need, quiet
 from blockzoo.testing.kernel_subjects import FEW, KernelSubject
 from blockzoo.testing.ops import inputs_of, tensors_of
 
@@ -29,6 +29,7 @@ def _need_equal(subject: KernelSubject, example: Example, dtype: torch.dtype, ho
         expected = subject.op.reference(*example.args, **example.kwargs)
         found = subject.run(example, f" in {dtype}{how}")
     where = f"'{example.name}' in {dtype}{how}"
+    need(isinstance(found, Tensor), f"{where}: gives {type(found).__name__}, not a Tensor")
     need(found.dtype == expected.dtype, f"{where}: gives {found.dtype}, the reference {expected.dtype}")
     off, within = error_of(found, expected), subject.op.tolerances[dtype]
     fault = f"{where}: is {off:.1e} off the reference, the op's tolerance is {within:.0e}"
@@ -153,11 +154,10 @@ def compiles(subject: KernelSubject) -> None:
                 with quiet():
                     found = compiled(*args, **example.kwargs)
             except Exception as error:
-                text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")[:160]
-                need(
-                    False,
-                    f"'{example.name}': compile_safe = True, but torch.compile breaks: {text}{advice.packed(example)}",
-                )
+                text = " ".join(str(error).split())[:200]
+                raise CheckFailed(
+                    f"'{example.name}': compile_safe = True, but torch.compile breaks: {text}{advice.packed(example)}"
+                ) from error
         need(
             error_of(found, expected) <= subject.op.tolerances[torch.float32],
             f"'{example.name}': compiled, it is off the reference",

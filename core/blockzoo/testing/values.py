@@ -15,7 +15,7 @@ from blockzoo.config.schema import ModelConfig
 from blockzoo.errors import BlockzooError
 from blockzoo.testing.check import need
 from blockzoo.testing.families import FamilySubject
-from blockzoo.testing.variants import GONE, Path, changed, others, paths, value_at
+from blockzoo.checkpoints.variants import GONE, Path, changed, others, paths, value_at
 
 
 def every_value_counts(subject: FamilySubject) -> None:

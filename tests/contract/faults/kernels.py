@@ -1,8 +1,8 @@
-"""Kernels for the op ``attention`` (and one for ``linear``) with one fault each."""
+"""Kernels for the ops ``attention``, ``linear`` and ``expert_linear`` with one fault each."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from blockzoo.kernels import YES, Call, Capabilities, Kernel, Layout, Verdict, no
-from blockzoo.linear import linear_reference
+from blockzoo.linear import EXPERT_LINEAR, linear_reference
 from blockzoo.step import Keys
 from blockzoo_blocks.mixers.attention import attention_reference
 
@@ -93,6 +93,28 @@ def without_bias(weight: Mapping[str, Tensor], x: Tensor, bias: Tensor | None, *
     return linear_reference(weight, x, None, quantizer=quantizer)
 
 
+def bias_for_granted(
+    weight: Mapping[str, Tensor], x: Tensor, bias: Tensor | None, counts: Sequence[int], *, quantizer: Any
+) -> Tensor:
+    assert bias is not None
+    return EXPERT_LINEAR.reference(weight, x, bias, counts, quantizer=quantizer)
+
+
+def three_experts(
+    weight: Mapping[str, Tensor], x: Tensor, bias: Tensor | None, counts: Sequence[int], *, quantizer: Any
+) -> Tensor:
+    first, second, third = counts
+    return EXPERT_LINEAR.reference(weight, x, bias, [first, second, third], quantizer=quantizer)
+
+
+def some_rows(
+    weight: Mapping[str, Tensor], x: Tensor, bias: Tensor | None, counts: Sequence[int], *, quantizer: Any
+) -> Tensor:
+    busy = [expert for expert, count in enumerate(counts) if count]
+    assert busy, "no expert has rows"
+    return EXPERT_LINEAR.reference(weight, x, bias, counts, quantizer=quantizer)
+
+
 def never(capabilities: Capabilities, call: Call) -> Verdict:
     return no("has a softcap") if call.static.get("softcap") is not None else no("not on Sundays")
 
@@ -127,6 +149,10 @@ FAULTS: dict[str, tuple[str, Kernel, str]] = {
     "for_another_op": ("attention", Kernel("plain", unpacked_only, asks_for_the_quantizer), "verdicts"),
     "calls_another_op": ("attention", Kernel("plain", unpacked_only, always), "equals_reference"),
     "bias_left_out": ("linear", Kernel("plain", without_bias, always), "equals_reference"),
+    "bias_for_granted": ("expert_linear", Kernel("plain", bias_for_granted, always), "equals_reference"),
+    "three_experts": ("expert_linear", Kernel("plain", three_experts, always), "equals_reference"),
+    "some_rows": ("expert_linear", Kernel("plain", some_rows, always), "equals_reference"),
+    "no_verdict": ("attention", replace(CONTROL, supports=lambda c, call: True), "equals_reference"),  # type: ignore
     "serves_nothing": ("attention", replace(CONTROL, supports=never), "equals_reference"),
     "static_nobody_gives": ("attention", replace(CONTROL, supports=asks_for_what_nobody_says), "verdicts"),
     "no_without_reason": ("attention", replace(CONTROL, supports=lambda c, call: Verdict(False)), "verdicts"),

@@ -1,0 +1,132 @@
+"""``blockzoo plugins record``: what transformers computes from a family's samples, to paste, and how far we are off.
+
+Each sample is written as a checkpoint whose values follow from the stored names; transformers reads the folder.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import typer
+from torch import Tensor
+
+from blockzoo.checkpoints import from_pretrained
+from blockzoo.cli.output import print_json
+from blockzoo.cli.reading import read_plugin
+from blockzoo.errors import InputError
+from blockzoo.registry import Registry
+from blockzoo.testing import CheckFailed, CheckSkipped
+from blockzoo.testing.check import error_of, one_line, quiet
+from blockzoo.testing.families import CAUSES, RECORDED, TOKENS, FamilySubject, subjects_of, write_sample
+
+KEPT = 6
+"""Logits of a sample that are recorded."""
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """One sample. ``logits``: transformers'; ``off``: how far ours are, over the greatest; ``error``: why neither."""
+
+    sample: str
+    logits: tuple[float, ...] = ()
+    off: float | None = None
+    error: str | None = None
+
+    @property
+    def agrees(self) -> bool:
+        return self.off is not None and self.off <= RECORDED
+
+
+def run(name: str, model_type: str | None, as_json: bool) -> None:
+    """Record every sample, and print. Raises InputError where the plugin has no sample, or transformers is missing.
+
+    ``model_type``: what transformers is told instead of the family's own. Exit status 1 where one can't be recorded
+    or is off.
+    """
+    plugin, registry = read_plugin(name)
+    subjects = _samples(plugin, registry)
+    _need_transformers()
+    found = [_recorded(subject, model_type) for subject in subjects]
+    if as_json:
+        print_json({"plugin": plugin, "samples": [asdict(one) | {"agrees": one.agrees} for one in found]})
+    else:
+        _print(found, advise=model_type is None)
+    if not all(one.agrees for one in found):
+        raise typer.Exit(1)
+
+
+def _samples(plugin: str, registry: Registry) -> Sequence[FamilySubject]:
+    families = [registry.get("family", c.canonical) for c in registry.components(plugin) if c.kind == "family"]
+    if not families:
+        raise InputError(f"plugin '{plugin}' registers no family")
+    try:
+        return [subject for family in families for subject in subjects_of(family, registry)]
+    except CheckSkipped as reason:
+        raise InputError(f"plugin '{plugin}': {reason}") from reason
+
+
+def _need_transformers() -> None:
+    try:
+        import transformers
+    except ImportError as error:
+        raise InputError(
+            "needs transformers: pip install transformers; or let another implementation read what"
+            " blockzoo.testing.families.write_sample writes"
+        ) from error
+    transformers.utils.logging.disable_progress_bar()
+
+
+@torch.no_grad()
+def _recorded(subject: FamilySubject, model_type: str | None) -> Recorded:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "sample"
+        try:
+            write_sample(subject.config(), folder, subject.registry, subject.layout)
+            model = from_pretrained(folder, registry=subject.registry)
+        except CheckFailed as failure:
+            return Recorded(subject.label, error=str(failure))
+        except Exception as error:
+            return Recorded(subject.label, error=f"blockzoo can't write and read it: {one_line(error)}")
+        tokens = TOKENS % model.config.vocab_size
+        if model_type is not None:
+            file = folder / "config.json"
+            file.write_text(json.dumps({**json.loads(file.read_text()), "model_type": model_type}))
+        try:
+            theirs = _theirs(folder, tokens)
+        except Exception as error:
+            return Recorded(subject.label, error=f"transformers can't: {' '.join(str(error).split())[:200]}")
+        logits = tuple(round(logit, 6) for logit in theirs[:KEPT].tolist())
+        return Recorded(subject.label, logits, error_of(model(tokens)[-1, -1], theirs))
+
+
+def _theirs(folder: Path, tokens: Tensor) -> Tensor:
+    """Logits (V,) after the last token of the last row. Raises ValueError where a tensor has no place there."""
+    from transformers import AutoModelForCausalLM
+
+    with quiet():
+        loaded: Any = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+        model, said = loaded
+        wrong = {why: sorted(map(str, names))[:3] for why, names in said.items() if names}
+        if wrong:
+            raise ValueError("; ".join(f"{why.replace('_', ' ')}: {', '.join(some)}" for why, some in wrong.items()))
+        logits: Tensor = model.eval()(tokens).logits[-1, -1]
+    return logits.float()
+
+
+def _print(found: Sequence[Recorded], advise: bool) -> None:
+    for one in found:
+        if one.error is not None:
+            print(f"{one.sample}: {one.error}")
+            continue
+        print(
+            f"{one.sample}: blockzoo is {one.off:.1e} of the greatest logit off" + ("" if one.agrees else f": {CAUSES}")
+        )
+        print(f"  Sample(..., logits={one.logits})")
+    if advise and any("transformers can't" in (one.error or "") for one in found):
+        print("--as MODEL_TYPE tells transformers another model_type, one that it knows and that computes the same")
