@@ -19,13 +19,13 @@ from blockzoo.checkpoints import from_pretrained, save_pretrained
 from blockzoo.checkpoints.family import Family, Sample
 from blockzoo.checkpoints.folder import stored_tensors
 from blockzoo.checkpoints.tensors import wanted
+from blockzoo.checkpoints.variants import keys_behind
 from blockzoo.config import load_config
 from blockzoo.config.schema import ModelConfig
 from blockzoo.errors import CheckpointError, ConfigError
 from blockzoo.plugins import host
 from blockzoo.registry import Registry
 from blockzoo.testing.check import CheckFailed, CheckSkipped, need, need_close
-from blockzoo.checkpoints.variants import keys_behind
 
 TOKENS = torch.arange(24).view(2, 12) * 7
 RECORDED = 2e-5  # of the greatest logit, float32

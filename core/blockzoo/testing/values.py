@@ -11,11 +11,11 @@ from pydantic import BaseModel
 
 from blockzoo.blocks import BlockConfig
 from blockzoo.checkpoints.config_json import HARMLESS
+from blockzoo.checkpoints.variants import GONE, Path, changed, others, paths, value_at
 from blockzoo.config.schema import ModelConfig
 from blockzoo.errors import BlockzooError
 from blockzoo.testing.check import need
 from blockzoo.testing.families import FamilySubject
-from blockzoo.checkpoints.variants import GONE, Path, changed, others, paths, value_at
 
 
 def every_value_counts(subject: FamilySubject) -> None:

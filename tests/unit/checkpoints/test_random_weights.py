@@ -155,7 +155,7 @@ def test_a_full_disk_leaves_nothing(shipping: Registry, tmp_path: Path, monkeypa
             raise OSError(errno.ENOSPC, "No space left on device")
         return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
 
-    monkeypatch.setattr(safetensors_io, "_bytes_of", full)
+    monkeypatch.setattr(safetensors_io, "bytes_of", full)
     with pytest.raises(CheckpointError, match="No space left on device"):
         write_random(config, tmp_path / "new" / "out", registry=shipping)
     assert list((tmp_path / "new").iterdir()) == []
