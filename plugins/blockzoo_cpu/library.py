@@ -13,6 +13,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -77,10 +78,14 @@ def build(target: Path, *, openmp: bool) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-            made, objects = Path(folder, "made.so"), []
-            for source in sorted(FOLDER.glob("*.c")):
-                objects.append(str(Path(folder, f"{source.stem}.o")))
-                _run(cc, *FLAGS, *(["-fopenmp"] if openmp else []), "-c", str(source), "-o", objects[-1])
+            made, sources = Path(folder, "made.so"), sorted(FOLDER.glob("*.c"))
+            objects = [str(Path(folder, f"{source.stem}.o")) for source in sources]
+
+            def compiled(source: Path, place: str) -> None:
+                _run(cc, *FLAGS, *(["-fopenmp"] if openmp else []), "-c", str(source), "-o", place)
+
+            with ThreadPoolExecutor() as pool:  # seconds a source: they don't wait for each other
+                list(pool.map(compiled, sources, objects))
             _run(cc, "-shared", *objects, "-lm", "-o", str(made))
             os.replace(made, target)
     except OSError as error:

@@ -4,7 +4,7 @@
     python tests/benchmarks/transfer.py --plot docs/guide/learning-rates.json docs/guide/learning-rates.svg
 
 Small models on bytes of the Python standard library, over 4 times the width, 4 times the depth, and both. At each
-shape the search of ``blockzoo compare`` runs over a grid of half octaves until the best rate is an inner one. What is done is
+shape the search of ``blockzoo compare`` runs over a log2 grid until the best rate is an inner one. What is done is
 kept: the same command goes on where it was stopped. All points are written to ``OUT/transfer.json``, which the plot
 of docs/guide/learning-rates.md is drawn from. Aim: with CompleteP no best rate is more than one grid step from the
 base's, where with the standard parametrization it moves. Steps are coarse, so the vertex of a parabola through the
@@ -28,8 +28,7 @@ from typing import Any
 
 WIDTH, DEPTH, HEAD = 32, 2, 16
 AXES = {"width": (1, 2, 4), "depth": (1, 2, 4), "both": (1, 4)}
-LOWEST, HIGHEST, STEP = -9.0, -5.0, 0.5  # of log2 of the rate
-GRID = tuple(2.0 ** (LOWEST + STEP * index) for index in range(round((HIGHEST - LOWEST) / STEP) + 1))
+GRID = tuple(2.0**power for power in range(-9, -4))
 EXTEND = 6
 RECIPE = {
     "steps": 300,
@@ -279,7 +278,7 @@ def main() -> None:
         best = row["why_none"] if row["best"] is None else f"best {row['best']:.5f}"
         print(f"{row['parametrization']:10} {row['n_layers']} x {row['d_model']}: {best}")
     for parametrization, axis, factor, steps, octaves in moves(made["shapes"]):
-        moved = "no optimum" if steps is None else f"{steps / STEP:+.0f} grid steps"
+        moved = "no optimum" if steps is None else f"{steps:+.0f} grid steps"
         between = "" if octaves is None else f", vertex {octaves:+.1f} octaves"
         print(f"{parametrization:10} {factor}x {axis}: {moved}{between}")
 

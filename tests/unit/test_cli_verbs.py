@@ -224,7 +224,7 @@ def test_kernels(cli: Cli, tiny: str) -> None:
     stored = document(cli("kernels", tiny, "--use", "linear=reference", "--json"))
     every = {"train", "prefill", "decode"}
     assert {row["op"]: set(row["kernels"]) for row in stored} == {
-        **dict.fromkeys(("attention", "rms_norm", "rotary"), every),
+        **dict.fromkeys(("activation", "attention", "rms_norm", "rotary"), every),
         "linear": every - {"train"},  # what is stored for a kernel does not train
     }
 
