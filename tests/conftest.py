@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ import blockzoo_gpt2
 import blockzoo_gpt_oss
 import blockzoo_qwen3
 import blockzoo_torch
+from blockzoo.plugins import reset_host
 from blockzoo.registry import Registrar, Registry
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -46,3 +49,16 @@ def data() -> Path:
     if not DATA.is_dir():
         pytest.skip(f"no reference data at {DATA}")
     return DATA
+
+
+@pytest.fixture(autouse=True)
+def own_selection() -> Iterator[None]:
+    """Verbs write the chosen plugins to the environment, for their workers: the next test must not see them."""
+    before = {name: value for name, value in os.environ.items() if name.startswith("BLOCKZOO_")}
+    yield
+    after = {name: value for name, value in os.environ.items() if name.startswith("BLOCKZOO_")}
+    if after != before:
+        for name in after:
+            del os.environ[name]
+        os.environ.update(before)
+        reset_host()

@@ -19,7 +19,8 @@ from torch import Tensor
 from blockzoo.kernels import YES, Call, Capabilities, Kernel, Verdict, no
 from blockzoo.step import Keys
 from blockzoo_cpu.library import function, problem, wide
-from blockzoo_cpu.linear import OPS, TYPES
+from blockzoo_cpu.linear import OPS
+from blockzoo_cpu.products import TYPES
 
 CALL = struct.Struct("=7Q17q2dq")
 """The members of ``Attention`` in attention.c: each has 8 bytes."""

@@ -10,22 +10,18 @@ Axes: N rows of activations.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from blockzoo.blocks import QuantizerConfig
 from blockzoo.kernels import YES, Call, Capabilities, Kernel, Verdict, no
-from blockzoo_blocks.quantizers.int8 import Int8Config
-from blockzoo_blocks.quantizers.mxfp4 import MXFP4Config
 from blockzoo_cpu.library import function, problem, wide
+from blockzoo_cpu.products import TYPES, as_ops, refusal
 
-GROUP, PAIR = 32, 64
-FLOAT32, BFLOAT16, MXFP4, INT8 = range(4)
-TYPES = {torch.float32: 0, torch.bfloat16: 1}
+PAIR = 64
 
 
 def supports(capabilities: Capabilities, call: Call) -> Verdict:
@@ -34,58 +30,25 @@ def supports(capabilities: Capabilities, call: Call) -> Verdict:
         return no("runs on a CPU")
     if call.phase != "decode":
         return no("serves decoding: few rows")
-    if call.dtype not in TYPES:
-        return no(f"serves float32 and bfloat16, not {str(call.dtype).removeprefix('torch.')}")
+    if (reason := refusal(call)) is not None:
+        return no(reason)
     quantizer = call.static.get("quantizer")
-    if not isinstance(quantizer, Int8Config | MXFP4Config | None):
-        return no(f"reads plain, int8 and mxfp4 weights, not {type(quantizer).__name__}'s")
-    if isinstance(quantizer, Int8Config) and quantizer.group_size != GROUP:
-        return no(f"reads int8 in groups of {GROUP}, not {quantizer.group_size}")
     if quantizer is not None and call.static["shape"][-1] % PAIR:
         return no(f"reads packed rows of a multiple of {PAIR} inputs, not {call.static['shape'][-1]}")
     why = problem()
     return YES if why is None else no(why)
 
 
-def linear(
-    weight: Mapping[str, Tensor], x: Tensor, bias: Tensor | None, *, quantizer: QuantizerConfig | None
-) -> Tensor:
-    """As the op ``linear`` says."""
-    y = _product(weight, x.reshape(-1, x.shape[-1]), bias, None, quantizer)
-    return y.view(*x.shape[:-1], y.shape[-1])
-
-
-def expert_linear(
-    weight: Mapping[str, Tensor],
-    x: Tensor,
-    bias: Tensor | None,
-    counts: Sequence[int],
-    *,
-    quantizer: QuantizerConfig | None,
-) -> Tensor:
-    """As the op ``expert_linear`` says."""
-    return _product(weight, x, bias, counts, quantizer)
-
-
-def _product(
-    weight: Mapping[str, Tensor],
-    x: Tensor,
-    bias: Tensor | None,
-    counts: Sequence[int] | None,
-    quantizer: QuantizerConfig | None,
-) -> Tensor:
-    """x (N, in) -> (N, out)."""
-    run = _rows if may_go_direct(x) else torch.ops.blockzoo_cpu.rows
-    if quantizer is None:
-        return run(TYPES[weight["weight"].dtype], weight["weight"], None, bias, x, counts)
-    if isinstance(quantizer, MXFP4Config):
-        return run(MXFP4, weight["blocks"], weight["scales"], bias, x, counts)
-    return run(INT8, weight["codes"], weight["scales"], bias, x, counts)
-
-
 def may_go_direct(x: Tensor) -> bool:
     """Whether a call may pass torch's dispatcher by, which costs more than a small kernel: nobody traces it."""
     return type(x) is Tensor and not torch.compiler.is_compiling()
+
+
+def _run(
+    kind: int, weights: Tensor, scales: Tensor | None, bias: Tensor | None, x: Tensor, counts: Sequence[int] | None
+) -> Tensor:
+    run = _rows if may_go_direct(x) else torch.ops.blockzoo_cpu.rows
+    return run(kind, weights, scales, bias, x, counts)
 
 
 def _rows(
@@ -144,5 +107,6 @@ OPS.define("rows(int kind, Tensor weights, Tensor? scales, Tensor? bias, Tensor 
 OPS.impl("rows", _rows, "CPU")
 torch.library.register_fake("blockzoo_cpu::rows", _like, lib=OPS)
 
+linear, expert_linear = as_ops(_run)
 LINEAR_ROWS = Kernel("cpu_rows", linear, supports, compile_safe=True, priority=50)
 EXPERT_ROWS = Kernel("cpu_expert_rows", expert_linear, supports, compile_safe=True, priority=50)

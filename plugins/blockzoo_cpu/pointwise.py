@@ -15,7 +15,8 @@ from torch import Tensor
 
 from blockzoo.kernels import YES, Call, Capabilities, Kernel, Verdict, no
 from blockzoo_cpu.library import function, problem
-from blockzoo_cpu.linear import OPS, TYPES, may_go_direct
+from blockzoo_cpu.linear import OPS, may_go_direct
+from blockzoo_cpu.products import TYPES
 
 ACTIVATIONS = ("silu", "gelu_tanh", "relu", "relu2")
 """In the order of pointwise.c."""

@@ -10,7 +10,7 @@ Axes: N rows of activations.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -18,12 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from blockzoo.blocks import QuantizerConfig
 from blockzoo.kernels import YES, Call, Capabilities, Kernel, Verdict, no
-from blockzoo_blocks.quantizers.int8 import Int8Config
-from blockzoo_blocks.quantizers.mxfp4 import MXFP4Config
 from blockzoo_cpu.library import function, problem, wide
-from blockzoo_cpu.linear import GROUP, INT8, MXFP4, TYPES
+from blockzoo_cpu.products import TYPES, as_ops, refusal
 
 STRETCH = 2**20
 """Weights that are unpacked at a time for a product of PyTorch's: 4 MiB."""
@@ -35,56 +32,18 @@ def supports(capabilities: Capabilities, call: Call) -> Verdict:
         return no("runs on a CPU")
     if call.phase != "prefill":
         return no("serves prefill: many rows")
-    if call.dtype not in TYPES:
-        return no(f"serves float32 and bfloat16, not {str(call.dtype).removeprefix('torch.')}")
-    quantizer = call.static.get("quantizer")
-    if quantizer is None:
+    if call.static.get("quantizer") is None:
         return no("reads packed weights; products of plain ones are PyTorch's")
-    if not isinstance(quantizer, Int8Config | MXFP4Config):
-        return no(f"reads int8 and mxfp4 weights, not {type(quantizer).__name__}'s")
-    if isinstance(quantizer, Int8Config) and quantizer.group_size != GROUP:
-        return no(f"reads int8 in groups of {GROUP}, not {quantizer.group_size}")
+    if (reason := refusal(call)) is not None:
+        return no(reason)
     why = problem()
     return YES if why is None else no(why)
-
-
-def linear(
-    weight: Mapping[str, Tensor], x: Tensor, bias: Tensor | None, *, quantizer: QuantizerConfig | None
-) -> Tensor:
-    """As the op ``linear`` says."""
-    y = _product(weight, x.reshape(-1, x.shape[-1]), bias, None, quantizer)
-    return y.view(*x.shape[:-1], y.shape[-1])
-
-
-def expert_linear(
-    weight: Mapping[str, Tensor],
-    x: Tensor,
-    bias: Tensor | None,
-    counts: Sequence[int],
-    *,
-    quantizer: QuantizerConfig | None,
-) -> Tensor:
-    """As the op ``expert_linear`` says."""
-    return _product(weight, x, bias, counts, quantizer)
 
 
 @cache
 def tiled() -> bool:
     """Whether this CPU has AMX, and this process may use it."""
     return bool(function("has_tiles")())
-
-
-def _product(
-    weight: Mapping[str, Tensor],
-    x: Tensor,
-    bias: Tensor | None,
-    counts: Sequence[int] | None,
-    quantizer: QuantizerConfig | None,
-) -> Tensor:
-    """x (N, in) -> (N, out)."""
-    if isinstance(quantizer, MXFP4Config):
-        return torch.ops.blockzoo_cpu.packed(MXFP4, weight["blocks"].flatten(-2), weight["scales"], bias, x, counts)
-    return torch.ops.blockzoo_cpu.packed(INT8, weight["codes"], weight["scales"], bias, x, counts)
 
 
 def _packed(
@@ -172,5 +131,6 @@ OPS.define("packed(int kind, Tensor codes, Tensor scales, Tensor? bias, Tensor x
 OPS.impl("packed", _packed, "CPU")
 torch.library.register_fake("blockzoo_cpu::packed", _like, lib=OPS)
 
+linear, expert_linear = as_ops(torch.ops.blockzoo_cpu.packed)
 LINEAR_TILES = Kernel("cpu_tiles", linear, supports, compile_safe=True, priority=50)
 EXPERT_TILES = Kernel("cpu_expert_tiles", expert_linear, supports, compile_safe=True, priority=50)

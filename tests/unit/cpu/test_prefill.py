@@ -15,7 +15,7 @@ from blockzoo.linear import expert_linear_reference, linear_reference
 from blockzoo_blocks.quantizers.int8 import Int8Config
 from blockzoo_blocks.quantizers.mxfp4 import MXFP4Config
 from blockzoo_cpu import library, prefill
-from blockzoo_cpu.linear import MXFP4
+from blockzoo_cpu.products import MXFP4
 
 pytestmark = pytest.mark.skipif(library.compiler() is None, reason="no C compiler on this machine")
 QUANTIZERS = [MXFP4Config(), Int8Config()]
