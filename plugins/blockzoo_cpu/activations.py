@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from blockzoo.errors import KernelError
 from blockzoo.kernels import YES, Call, Capabilities, Kernel, Verdict, no
 from blockzoo_blocks.ffn.activations import Activation
+from blockzoo_cpu.dispatch import OPS, define, may_go_direct
 from blockzoo_cpu.library import function, problem
-from blockzoo_cpu.linear import OPS, may_go_direct
 
 
 def supports(capabilities: Capabilities, call: Call) -> Verdict:
@@ -80,9 +80,7 @@ for _name, _arguments, _implementation, _derivative in (
     ("gelu_tanh", "Tensor x", _gelu_tanh, _gradient),
     ("gelu_tanh_backward", "Tensor x, Tensor dy", _gelu_tanh_backward, _no_second),
 ):
-    OPS.define(f"{_name}({_arguments}) -> Tensor")
-    OPS.impl(_name, _implementation, "CPU")
-    torch.library.register_fake(f"blockzoo_cpu::{_name}", _like, lib=OPS)
+    define(f"{_name}({_arguments}) -> Tensor", _implementation, _like)
     torch.library.register_autograd(f"blockzoo_cpu::{_name}", _derivative, setup_context=_keep, lib=OPS)
 
 ACTIVATION = Kernel("cpu_activation", activation, supports, backward=True, compile_safe=True, priority=50)

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from blockzoo.kernels import YES, Call, Capabilities, Kernel, Verdict, no
 from blockzoo.step import Keys
+from blockzoo_cpu.dispatch import define
 from blockzoo_cpu.library import function, problem, wide
-from blockzoo_cpu.linear import OPS
 from blockzoo_cpu.products import TYPES
 
 CALL = struct.Struct("=7Q17q2dq")
@@ -109,11 +109,11 @@ def _c_attend() -> Any:
     return function("attend", c_char_p)
 
 
-OPS.define(
+define(
     "attend(Tensor q, Tensor k, Tensor v, Tensor? position, Tensor? positions, Tensor? sinks, int window, float scale,"
-    " float softcap) -> Tensor"
+    " float softcap) -> Tensor",
+    _attend,
+    _like,
 )
-OPS.impl("attend", _attend, "CPU")
-torch.library.register_fake("blockzoo_cpu::attend", _like, lib=OPS)
 
 ATTENTION = Kernel("cpu_attention", attention, supports, compile_safe=True, priority=70)

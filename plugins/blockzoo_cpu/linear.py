@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from blockzoo.kernels import YES, Call, Capabilities, Kernel, Verdict, no
+from blockzoo_cpu.dispatch import define, may_go_direct
 from blockzoo_cpu.library import function, problem, wide
 from blockzoo_cpu.products import TYPES, as_ops, refusal
 
@@ -37,11 +38,6 @@ def supports(capabilities: Capabilities, call: Call) -> Verdict:
         return no(f"reads packed rows of a multiple of {PAIR} inputs, not {call.static['shape'][-1]}")
     why = problem()
     return YES if why is None else no(why)
-
-
-def may_go_direct(x: Tensor) -> bool:
-    """Whether a call may pass torch's dispatcher by, which costs more than a small kernel: nobody traces it."""
-    return type(x) is Tensor and not torch.compiler.is_compiling()
 
 
 def _run(
@@ -101,11 +97,9 @@ def _rows_times() -> Any:
     )
 
 
-# a torch op, so that torch.compile and export see one call
-OPS = torch.library.Library("blockzoo_cpu", "DEF")
-OPS.define("rows(int kind, Tensor weights, Tensor? scales, Tensor? bias, Tensor x, SymInt[]? counts) -> Tensor")
-OPS.impl("rows", _rows, "CPU")
-torch.library.register_fake("blockzoo_cpu::rows", _like, lib=OPS)
+define(
+    "rows(int kind, Tensor weights, Tensor? scales, Tensor? bias, Tensor x, SymInt[]? counts) -> Tensor", _rows, _like
+)
 
 linear, expert_linear = as_ops(_run)
 LINEAR_ROWS = Kernel("cpu_rows", linear, supports, compile_safe=True, priority=50)

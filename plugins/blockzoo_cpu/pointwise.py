@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from blockzoo.kernels import YES, Call, Capabilities, Kernel, Verdict, no
+from blockzoo_cpu.dispatch import define, may_go_direct
 from blockzoo_cpu.library import function, problem
-from blockzoo_cpu.linear import OPS, may_go_direct
 from blockzoo_cpu.products import TYPES
 
 ACTIVATIONS = ("silu", "gelu_tanh", "relu", "relu2")
@@ -131,9 +131,7 @@ for _name, _arguments, _implementation in (
     ("rotary", "Tensor x, Tensor cos, Tensor sin, bool interleaved", _rotary),
     ("gate", "Tensor gate, Tensor up, int activation, float scale, float limit, float shift", _gate),
 ):
-    OPS.define(f"{_name}({_arguments}) -> Tensor")
-    OPS.impl(_name, _implementation, "CPU")
-    torch.library.register_fake(f"blockzoo_cpu::{_name}", _like, lib=OPS)
+    define(f"{_name}({_arguments}) -> Tensor", _implementation, _like)
 
 RMS_NORM = Kernel("cpu_rms_norm", rms_norm, supports, compile_safe=True, priority=50)
 ROTARY = Kernel("cpu_rotary", rotary, supports, compile_safe=True, priority=50)

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from blockzoo.kernels import YES, Call, Capabilities, Kernel, Verdict, no
+from blockzoo_cpu.dispatch import define
 from blockzoo_cpu.library import function, problem, wide
 from blockzoo_cpu.products import TYPES, as_ops, refusal
 
@@ -125,11 +126,9 @@ def _unpack_rows() -> Any:
     )
 
 
-# a torch op, so that torch.compile and export see one call
-OPS = torch.library.Library("blockzoo_cpu", "FRAGMENT")
-OPS.define("packed(int kind, Tensor codes, Tensor scales, Tensor? bias, Tensor x, SymInt[]? counts) -> Tensor")
-OPS.impl("packed", _packed, "CPU")
-torch.library.register_fake("blockzoo_cpu::packed", _like, lib=OPS)
+define(
+    "packed(int kind, Tensor codes, Tensor scales, Tensor? bias, Tensor x, SymInt[]? counts) -> Tensor", _packed, _like
+)
 
 linear, expert_linear = as_ops(torch.ops.blockzoo_cpu.packed)
 LINEAR_TILES = Kernel("cpu_tiles", linear, supports, compile_safe=True, priority=50)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from blockzoo.blocks import QuantizerConfig
+from blockzoo.checkpoints.filling import Progress, silent
 from blockzoo.checkpoints.folder import stored_tensors
 from blockzoo.checkpoints.load import open_checkpoint
 from blockzoo.checkpoints.random_weights import write_random
@@ -80,7 +81,7 @@ def drawn(
     dtype: torch.dtype,
     *,
     registry: Registry,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = silent,
 ) -> None:
     """Write random weights of a config into a folder, in the layout that most engines read."""
     layout = "native" if config.family is None else "hf"
