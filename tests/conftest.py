@@ -16,6 +16,7 @@ import blockzoo_qwen3
 import blockzoo_torch
 from blockzoo.plugins import reset_host
 from blockzoo.registry import Registrar, Registry
+from tests.warm import Warm, warm_processes
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -49,6 +50,13 @@ def data() -> Path:
     if not DATA.is_dir():
         pytest.skip(f"no reference data at {DATA}")
     return DATA
+
+
+@pytest.fixture(scope="session")
+def warm() -> Iterator[Warm]:
+    """Starts interpreters that need not import torch."""
+    with warm_processes() as processes:
+        yield processes
 
 
 @pytest.fixture(autouse=True)

@@ -45,7 +45,7 @@ def empty(
     model.to(dtype)
     if torch.device(device).type != "meta":
         model._apply(lambda tensor: room(tensor.shape, tensor.dtype, device))
-    model._kernels = registry.kernels()
+    model._kernels, model.players = registry.kernels(), registry.players()
     return model.eval()
 
 

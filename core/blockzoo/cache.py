@@ -8,7 +8,8 @@ Axes: B batch, T tokens of this pass, S stored tokens, D last axis of whatever i
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -49,6 +50,23 @@ class Rollback(Protocol):
 
     def rollback(self, length: int) -> None:
         """Forget all but the first ``length`` tokens."""
+        ...
+
+
+@runtime_checkable
+class Even(Protocol):
+    """The capability of storing evenly, so that a step can be recorded and replayed (``blockzoo.recording``).
+
+    ``tensors``: all that it stores. Over ``even_steps()`` further steps of one token, what is written and what is
+    read moves on by the same amount each step, and nothing else of the state decides what is computed.
+    """
+
+    tensors: list[Tensor]
+
+    def even_steps(self) -> int: ...
+
+    def count(self, n: int) -> None:
+        """Take note of n tokens a row that a replay has stored, or of the last n not having been stored after all."""
         ...
 
 
@@ -162,6 +180,15 @@ class TokenState:
             # token axis next to the batch axis, so that (row, slot) pairs index it
             tensor.movedim(-2, 1)[rows, slots] = part.detach().movedim(-2, 1)[rows, columns].to(tensor.dtype)
 
+    def even_steps(self) -> int:
+        """Until a full state is full, and until a ring comes to its end; 0 where rows differ."""
+        if self._own is not None:
+            return 0
+        return self.capacity - (self.n_stored if self.window is None else self.n_stored % self.capacity)
+
+    def count(self, n: int) -> None:
+        self.n_stored += n
+
     def select(self, rows: Tensor) -> None:
         self._own = None if self._own is None else self._own[rows]
         self.tensors = [self._selected(tensor, rows) for tensor in self.tensors]
@@ -240,6 +267,53 @@ class ModelCache:
         slots = torch.where(valid, self.lengths[:, None] + valid.cumsum(1) - 1, -1)
         self._check(int(slots.max()) + 1)
         return Step(positions, slots, phase, consecutive=False)
+
+    @property
+    def length(self) -> int | None:
+        """The length of every row, where they are all alike."""
+        return self._uniform
+
+    def even_steps(self) -> int:
+        """Over how many further steps of one token every state stores evenly (``Even``)."""
+        states = [state for state in self.states if state is not None]
+        even = [state.even_steps() for state in states if isinstance(state, Even)]
+        return min(even, default=0) if self._uniform is not None and len(even) == len(states) else 0
+
+    def moving(self) -> list[Tensor]:
+        """All that steps of even states write to, or take views of."""
+        return [self._line, *(tensor for state in self.states for tensor in getattr(state, "tensors", ()))]
+
+    @contextmanager
+    def seen_as(self, wrap: Callable[[Tensor], Tensor]) -> Iterator[None]:
+        """Within, a step of even states finds ``wrap(tensor)`` for each of its tensors. Counts nothing if it fails."""
+        states = [state for state in self.states if state is not None]
+        kept = [(state, state.tensors) for state in states if isinstance(state, Even)]
+        line, length = self._line, self._uniform
+        self._line = wrap(line)
+        for state, tensors in kept:
+            state.tensors = [wrap(tensor) for tensor in tensors]
+        stored = [state.even_steps() for state, _ in kept]
+        try:
+            yield
+        except Exception:
+            self._uniform = length
+            for (state, _), left in zip(kept, stored, strict=True):
+                if state.even_steps() != left:
+                    state.count(-1)
+            raise
+        finally:
+            self._line = line
+            for state, tensors in kept:
+                state.tensors = tensors
+
+    def count(self, n: int) -> None:
+        """Take note of n tokens a row that a replay has stored in all states."""
+        assert self._uniform is not None
+        self._uniform += n
+        self.lengths.fill_(self._uniform)
+        for state in self.states:
+            if state is not None:
+                state.count(n)  # type: ignore[attr-defined]
 
     def advance(self, step: Step) -> None:
         """Count the tokens of a step that every layer has seen."""

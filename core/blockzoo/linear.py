@@ -8,7 +8,9 @@ Axes: N rows, E experts.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from blockzoo.blocks import QuantizerConfig
-from blockzoo.kernels import Example, Kernel, Layout, Op, Slot, WeightSlot
+from blockzoo.kernels import REFERENCE, Example, Kernel, Layout, Op, Slot, WeightSlot
 from blockzoo.step import PHASES, Phase
 
 DECODE_ROWS = 16
@@ -62,42 +64,89 @@ def expert_linear_reference(
     return torch.cat(parts)
 
 
+def chosen_linear_reference(
+    weight: Mapping[str, Tensor], x: Tensor, bias: Tensor | None, chosen: Tensor, *, quantizer: QuantizerConfig | None
+) -> Tensor:
+    """Row i of x (N, in) times the matrix of expert ``chosen[i]``, of weight (E, out, in): (N, out).
+
+    ``chosen`` (N,) int64. For a few rows: who reads no choice on the host need not wait for it.
+    """
+    n_experts = len(next(iter(weight.values())))
+    return sorted_by_expert(
+        lambda rows, counts: expert_linear_reference(weight, rows, bias, counts, quantizer=quantizer),
+        x,
+        chosen,
+        n_experts,
+    )
+
+
+def sorted_by_expert(
+    product: Callable[[Tensor, list[int]], Tensor], x: Tensor, chosen: Tensor, n_experts: int
+) -> Tensor:
+    """``product`` of rows that are sorted by expert and their counts, for rows x (N, in) of experts chosen (N,)."""
+    order = chosen.argsort(stable=True)
+    y = product(x[order], torch.bincount(chosen, minlength=n_experts).tolist())
+    return torch.empty_like(y).index_copy(0, order, y)
+
+
 def _linear_examples(dtype: torch.dtype, device: torch.device) -> Iterator[Example]:
     generator = torch.Generator().manual_seed(0)
-    for rows, d_in, d_out, bias in ((1, 32, 48, True), (7, 64, 32, False), (33, 96, 17, True)):
+    cases = (((1,), 32, 48, True), ((7,), 64, 32, False), ((33,), 96, 17, True), ((2, 3), 64, 40, True))
+    for before, d_in, d_out, bias in cases:
+        rows = math.prod(before)
         draw = [
             torch.randn(shape, generator=generator).to(device, dtype)
-            for shape in ((d_out, d_in), (rows, d_in), (d_out,))
+            for shape in ((d_out, d_in), (*before, d_in), (d_out,))
         ]
         weight, x, b = draw
         yield Example(
-            f"{rows} x {d_in} -> {d_out}{', bias' * bias}",
+            f"{' x '.join(map(str, before))} x {d_in} -> {d_out}{', bias' * bias}",
             ({"weight": weight}, x, b if bias else None),
             {"quantizer": None},
             static={"quantizer": None, "shape": (d_out, d_in)},
-            phases=PHASES if rows <= DECODE_ROWS else ("train", "prefill"),
+            phases=_phases_of(rows),
         )
+
+
+def _phases_of(rows: int) -> tuple[Phase, ...]:
+    if rows > DECODE_ROWS:
+        return ("train", "prefill")
+    return PHASES if rows else ("prefill", "decode")  # no row has a gradient
 
 
 def _expert_examples(dtype: torch.dtype, device: torch.device) -> Iterator[Example]:
     generator = torch.Generator().manual_seed(0)
     cases = (([1, 0, 3], True), ([0, 0, 5], True), ([2, 2, 2], False), ([3, 0, 2, 0, 1], False), ([4], True))
-    for counts, bias in (*cases, ([0, 0, 0], True), ([0, 0], False)):
-        experts = len(counts)
-        shapes = ((experts, 48, 32), (sum(counts), 32), (experts, 48))
+    wide = (([2, 0, 1], True), ([9, 0, 12], True))  # more inputs, and more rows than a decode has
+    for counts, bias in (*cases, ([0, 0, 0], True), ([0, 0], False), *wide):
+        experts, d_in = len(counts), 64 if (counts, bias) in wide else 32
+        shapes = ((experts, 48, d_in), (sum(counts), d_in), (experts, 48))
         weight, x, b = [torch.randn(shape, generator=generator).to(device, dtype) for shape in shapes]
         yield Example(
             f"counts {counts}{', bias' * bias}",
             ({"weight": weight}, x, b if bias else None, counts),
             {"quantizer": None},
-            static={"quantizer": None, "shape": (experts, 48, 32)},
-            phases=PHASES if sum(counts) else ("prefill", "decode"),  # no row has a gradient
+            static={"quantizer": None, "shape": (experts, 48, d_in)},
+            phases=_phases_of(sum(counts)),
         )
+
+
+def _chosen_examples(dtype: torch.dtype, device: torch.device) -> Iterator[Example]:
+    """The same rows out of order."""
+    for example in _expert_examples(dtype, device):
+        weight, x, bias, counts = example.args
+        if len(x):
+            generator = torch.Generator().manual_seed(1)
+            chosen = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+            chosen = chosen[torch.randperm(len(chosen), generator=generator)].to(device)
+            name = f"chosen {chosen.tolist()} of {len(counts)}{', bias' * (bias is not None)}"
+            yield replace(example, name=name, args=(weight, x, bias, chosen))
 
 
 TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 LINEAR = Op("linear", linear_reference, _linear_examples, TOLERANCES)
 EXPERT_LINEAR = Op("expert_linear", expert_linear_reference, _expert_examples, TOLERANCES)
+CHOSEN_LINEAR = Op("chosen_linear", chosen_linear_reference, _chosen_examples, TOLERANCES)
 
 # --- modules ---
 
@@ -110,9 +159,10 @@ def phase_of(rows: int) -> Phase:
 
 
 class ExpertLinear(nn.Module):
-    """One matrix an expert: weight (E, out, in), bias (E, out). x (N, in) sorted by expert -> (N, out).
+    """One matrix an expert: weight (E, out, in), bias (E, out). x (N, in) -> (N, out).
 
-    ``counts``: how many rows each expert takes, on the host.
+    ``counts``: how many rows each expert takes, on the host, where rows are sorted by expert; or, of a few rows in any
+    order, the expert of each, (N,) int64.
     """
 
     def __init__(self, n_experts: int, d_in: int, d_out: int, bias: bool = True) -> None:
@@ -120,9 +170,33 @@ class ExpertLinear(nn.Module):
         self.weight = nn.Parameter(torch.empty(n_experts, d_out, d_in))
         self.bias = nn.Parameter(torch.empty(n_experts, d_out)) if bias else None
         self.slot = Slot(EXPERT_LINEAR, quantizer=None, shape=tuple(self.weight.shape))
+        self.few = Slot(CHOSEN_LINEAR, quantizer=None, shape=tuple(self.weight.shape))
 
-    def forward(self, x: Tensor, counts: Sequence[int]) -> Tensor:
-        return self.slot[phase_of(len(x))]({"weight": self.weight}, x, self.bias, counts, quantizer=None)
+    def forward(self, x: Tensor, counts: Sequence[int] | Tensor) -> Tensor:
+        return _of_experts(self.slot, self.few, {"weight": self.weight}, x, self.bias, counts, None)
+
+
+def _of_experts(
+    slot: Slot,
+    few: Slot | None,
+    weight: Mapping[str, Tensor],
+    x: Tensor,
+    bias: Tensor | None,
+    which: Sequence[int] | Tensor,
+    quantizer: QuantizerConfig | None,
+) -> Tensor:
+    """``few``: None where the weight lies in a layout of ``slot``'s kernel."""
+    phase = phase_of(len(x))
+    if not isinstance(which, Tensor):
+        return slot[phase](weight, x, bias, which, quantizer=quantizer)
+    if few is not None and few.chosen[phase] != REFERENCE:
+        return few[phase](weight, x, bias, which, quantizer=quantizer)
+    return sorted_by_expert(
+        lambda rows, counts: slot[phase](weight, rows, bias, counts, quantizer=quantizer),
+        x,
+        which,
+        slot.static["shape"][0],
+    )
 
 
 class SlottedLinear(nn.Linear):
@@ -162,6 +236,7 @@ class StoredLinear(nn.Module):
             quantizer=quantizer,
             shape=shape,
         )
+        self.few = Slot(CHOSEN_LINEAR, quantizer=quantizer, shape=shape) if len(shape) == 3 else None
         self.layout: Layout | None = None
         self.weight_names: tuple[str, ...] = ()
         if quantizer is None:
@@ -171,9 +246,12 @@ class StoredLinear(nn.Module):
             empty = quantizer.tensors(shape)
             self._hold({name: torch.empty(t.shape, dtype=t.dtype, device=device) for name, t in empty.items()})
 
-    def forward(self, x: Tensor, *counts: Sequence[int]) -> Tensor:
+    def forward(self, x: Tensor, *which: Sequence[int] | Tensor) -> Tensor:
+        if which:
+            few = self.few if self.layout is None else None
+            return _of_experts(self.slot, few, self._held(), x, self.bias, which[0], self.quantizer)
         kernel = self.slot[phase_of(x.numel() // x.shape[-1])]
-        return kernel(self._held(), x, self.bias, *counts, quantizer=self.quantizer)
+        return kernel(self._held(), x, self.bias, quantizer=self.quantizer)
 
     def canonical(self) -> dict[str, Tensor]:
         """The weight's tensors in canonical layout."""
@@ -271,11 +349,12 @@ class FakeQuantLinear(nn.Module):
         self.bias = linear.bias
         self.quantize = StraightThrough(quantizer)
 
-    def forward(self, x: Tensor, *counts: Sequence[int]) -> Tensor:
+    def forward(self, x: Tensor, *which: Sequence[int] | Tensor) -> Tensor:
         weight = self.quantize(self.weight)
-        if counts:
-            return expert_linear_reference({"weight": weight}, x, self.bias, counts[0], quantizer=None)
-        return F.linear(x, weight, self.bias)
+        if not which:
+            return F.linear(x, weight, self.bias)
+        product = chosen_linear_reference if isinstance(which[0], Tensor) else expert_linear_reference
+        return product({"weight": weight}, x, self.bias, which[0], quantizer=None)  # type: ignore[arg-type]
 
 
 AnyLinear = nn.Linear | ExpertLinear

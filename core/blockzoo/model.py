@@ -19,7 +19,8 @@ from blockzoo.ends import Embedding, Head
 from blockzoo.errors import InputError, KernelError, PluginError
 from blockzoo.faults import asked, no_reports, title
 from blockzoo.kernels import Binding, Kernel, bind
-from blockzoo.linear import EXPERT_LINEAR, LINEAR, chosen_for_matrices, give_slots
+from blockzoo.linear import CHOSEN_LINEAR, EXPERT_LINEAR, LINEAR, chosen_for_matrices, give_slots
+from blockzoo.recording.player import Player
 from blockzoo.step import Phase, Step
 
 
@@ -54,6 +55,7 @@ class Decoder(nn.Module):
         self.key_prefix: str | None = None  # that of the checkpoint it was loaded from: saving writes the same keys
         self.kept: Mapping[str, Mapping[str, Any]] = {}  # by file, what that checkpoint says beside the model
         self.bindings: list[Binding] = []
+        self.players: list[Player] = []
         self._kernels: Mapping[str, list[Kernel]] = {}
         self._chosen: Mapping[str, str] = {}
         self._bound_to: torch.device | None = None
@@ -96,8 +98,18 @@ class Decoder(nn.Module):
         everything by layer as ``layers.N.name``. Raises InputError for a token id outside the vocabulary or a
         position outside the context.
         """
-        self._check(tokens, positions)
+        self.check(tokens, positions)
         step = self._step(tokens, positions, cache)
+        logits, reports = self._computed(tokens, step, cache, last_only, return_aux)
+        return (logits, _with_totals(reports)) if return_aux else logits
+
+    def compute(self, tokens: Tensor, step: Step, cache: ModelCache | None, *, last_only: bool = False) -> Tensor:
+        """What ``forward`` computes of tokens that are checked, and of the Step that is theirs."""
+        return self._computed(tokens, step, cache, last_only, False)[0]
+
+    def _computed(
+        self, tokens: Tensor, step: Step, cache: ModelCache | None, last_only: bool, return_aux: bool
+    ) -> tuple[Tensor, Aux]:
         x = self.embedding(tokens, step.positions, self.dtype)
         states: list[State | None] = [None] * len(self.layers) if cache is None else cache.states
         reports: Aux = {}
@@ -109,8 +121,7 @@ class Decoder(nn.Module):
                 reports.update({f"layers.{index}.{name}": value for name, value in aux.items()})
         if cache is not None:
             cache.advance(step)
-        logits = self.head(_last(x, step) if last_only else x, self.embedding.tokens)
-        return (logits, _with_totals(reports)) if return_aux else logits
+        return self.head(_last(x, step) if last_only else x, self.embedding.tokens), reports
 
     @property
     def dtype(self) -> torch.dtype:
@@ -147,7 +158,7 @@ class Decoder(nn.Module):
             give_slots(self, named)
         self._bound_to = self.device
         # where it trains a linear has no slot: it is the reference already
-        slotless = {LINEAR.name, EXPERT_LINEAR.name} if self.trainable else set()
+        slotless = {LINEAR.name, EXPERT_LINEAR.name, CHOSEN_LINEAR.name} if self.trainable else set()
         choose = {op: name for op, name in self._chosen.items() if op not in slotless}
         self.bindings = bind(self, self._kernels, device=self.device, choose=choose)
         return self.bindings
@@ -177,7 +188,8 @@ class Decoder(nn.Module):
         layer = self.config.layers[index]
         return no_reports(f"{title(layer.ffn or layer.residual)} at layers.{index}")
 
-    def _check(self, tokens: Tensor, positions: Tensor | None) -> None:
+    def check(self, tokens: Tensor, positions: Tensor | None = None) -> None:
+        """Raise InputError for tokens and positions that ``forward`` doesn't take."""
         if tokens.dim() != 2 or tokens.dtype != torch.int64 or tokens.numel() == 0:
             raise InputError(f"tokens must be (B, T) int64 and not empty, found {tuple(tokens.shape)} {tokens.dtype}")
         if positions is not None and (positions.shape != tokens.shape or positions.dtype != torch.int64):

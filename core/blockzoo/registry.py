@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from blockzoo.blocks import BASES, KINDS, BlockConfig
 from blockzoo.errors import PluginError, nearest
 from blockzoo.kernels import Kernel, Op
+from blockzoo.recording.player import Player
 
 if TYPE_CHECKING:
     from blockzoo.checkpoints.family import Family
@@ -98,6 +99,9 @@ class Registry:
             found.setdefault(op, []).append(kernel)
         return found
 
+    def players(self) -> list[Player]:
+        return [player for (kind, _, _), player in self.things.items() if kind == "player"]
+
     def ops(self) -> dict[str, Op]:
         return {name: op for (kind, name, _), op in self.things.items() if kind == "op"}
 
@@ -162,6 +166,10 @@ class Registrar:
     def kernel(self, op: str, kernel: Kernel) -> None:
         """Register a kernel for an op of that name, anybody's: it is resolved after all plugins are loaded."""
         self._add("kernel", kernel.name, (op, kernel), of=kernel)
+
+    def player(self, name: str, player: Player) -> None:
+        """Register who makes the calls of recorded decoding steps."""
+        self._add("player", name, player)
 
     def family(self, family: Family) -> None:
         """Register a family of checkpoints under its name."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @hookimpl
 def blockzoo_register(registry: Registrar) -> None:
-    from blockzoo.linear import EXPERT_LINEAR, LINEAR
+    from blockzoo.linear import CHOSEN_LINEAR, EXPERT_LINEAR, LINEAR
     from blockzoo_blocks.ffn.activation import ACTIVATION
     from blockzoo_blocks.ffn.gate import GATE
     from blockzoo_blocks.ffn.glu import GLUConfig
@@ -23,7 +23,7 @@ def blockzoo_register(registry: Registrar) -> None:
     from blockzoo_blocks.ffn.moe import MoEConfig
     from blockzoo_blocks.mixers.attention import ATTENTION
     from blockzoo_blocks.mixers.gqa import GQAConfig
-    from blockzoo_blocks.norms.layer_norm import LayerNormConfig
+    from blockzoo_blocks.norms.layer_norm import LAYER_NORM, LayerNormConfig
     from blockzoo_blocks.norms.rms_norm import RMS_NORM, RMSNormConfig
     from blockzoo_blocks.positions.alibi import AlibiConfig
     from blockzoo_blocks.positions.learned import LearnedPositionConfig
@@ -41,8 +41,10 @@ def blockzoo_register(registry: Registrar) -> None:
     registry.op(GATE)
     registry.op(RMS_NORM)
     registry.op(ROTARY)
+    registry.op(LAYER_NORM)
     registry.op(LINEAR)
     registry.op(EXPERT_LINEAR)
+    registry.op(CHOSEN_LINEAR)
     registry.block("ffn", "glu", GLUConfig)
     registry.block("ffn", "mlp", MLPConfig)
     registry.block("ffn", "moe", MoEConfig)

@@ -15,8 +15,9 @@ def blockzoo_register(registry: Registrar) -> None:
     from blockzoo.bench.stream import STREAM_SUM
     from blockzoo_cpu.activations import ACTIVATION
     from blockzoo_cpu.attention import ATTENTION
-    from blockzoo_cpu.linear import EXPERT_ROWS, LINEAR_ROWS
-    from blockzoo_cpu.pointwise import GATE, RMS_NORM, ROTARY
+    from blockzoo_cpu.linear import CHOSEN_ROWS, EXPERT_ROWS, LINEAR_ROWS
+    from blockzoo_cpu.player import PLAYER
+    from blockzoo_cpu.pointwise import GATE, LAYER_NORM, RMS_NORM, ROTARY
     from blockzoo_cpu.prefill import EXPERT_TILES, LINEAR_TILES
     from blockzoo_cpu.roof import CPU_STREAM_SUM
 
@@ -25,9 +26,12 @@ def blockzoo_register(registry: Registrar) -> None:
     registry.kernel("activation", ACTIVATION)
     registry.kernel("attention", ATTENTION)
     registry.kernel("gate", GATE)
+    registry.kernel("layer_norm", LAYER_NORM)
     registry.kernel("linear", LINEAR_ROWS)
     registry.kernel("expert_linear", EXPERT_ROWS)
+    registry.kernel("chosen_linear", CHOSEN_ROWS)
     registry.kernel("linear", LINEAR_TILES)
     registry.kernel("expert_linear", EXPERT_TILES)
     registry.kernel("rms_norm", RMS_NORM)
     registry.kernel("rotary", ROTARY)
+    registry.player("calls", PLAYER)

@@ -7,9 +7,7 @@
 #if defined(__GNUC__) && !defined(__clang__) /* comparisons may become selections: nobody listens to the traps of NaNs */
 #pragma GCC optimize("no-trapping-math", "no-math-errno")
 #endif
-#include "common.h"
-
-#define INLINE static inline __attribute__((always_inline)) /* a call left in a loop keeps it from becoming vectors */
+#include "calls.h"
 
 enum { SPAN = 4096 };
 /* w = RISE x + CUBE x^3: 2 sqrt(2 / pi) log2(e), and 0.044715 of it. Derivatives are by x, so RISE and 3 CUBE times ln 2. */
@@ -37,17 +35,10 @@ INLINE float near(float x) { /* NaN stays NaN */
     return x < -FAR ? -FAR : x;
 }
 
-INLINE uint16_t nearest(float value) { /* to_bf16 without a branch */
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    const uint32_t even = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-    return (uint16_t)((bits & 0x7fffffff) > 0x7f800000 ? bits >> 16 | 64 : even);
-}
-
 VARIANTS static void forward(const uint16_t *x, uint16_t *y, size_t n) {
     for (size_t i = 0; i < n; i++) {
         const float at = of_bf16(x[i]), s = share(near(at));
-        y[i] = nearest(at * (at < -FAR ? 0 : s));
+        y[i] = nearest_bf16(at * (at < -FAR ? 0 : s));
     }
 }
 
@@ -55,20 +46,27 @@ VARIANTS static void backward(const uint16_t *x, const uint16_t *dy, uint16_t *d
     for (size_t i = 0; i < n; i++) {
         const float at = near(of_bf16(x[i])), s = share(at);
         const float rising = at * (LN2 * RISE + 3 * LN2 * CUBE * at * at);
-        dx[i] = nearest(of_bf16(dy[i]) * (s + rising * s * (1 - s)));
+        dx[i] = nearest_bf16(of_bf16(dy[i]) * (s + rising * s * (1 - s)));
     }
 }
 
-/* y = gelu_tanh(x) of `n` numbers. */
-int gelu_tanh(const uint16_t *x, uint16_t *y, int64_t n) {
-#pragma omp parallel for schedule(static) if (n > 4 * SPAN)
-    for (int64_t i = 0; i < n; i += SPAN) forward(x + i, y + i, (size_t)(n - i < SPAN ? n - i : SPAN));
-    return 0;
+/* What a call says: y = gelu_tanh(x) of `n` numbers, or with dy, dx = dy gelu_tanh'(x). */
+typedef struct {
+    const uint16_t *x, *dy;
+    uint16_t *y;
+    int64_t n;
+} Gelu;
+
+static int gelu_alone(const void *call) { return ((const Gelu *)call)->n <= 4 * SPAN; }
+
+static void gelu_work(const void *call, char *room, int me, int all) {
+    const Gelu *a = call;
+    const int64_t from = from_of(a->n, me, all), until = until_of(a->n, me, all);
+    (void)room;
+    if (a->dy)
+        backward(a->x + from, a->dy + from, a->y + from, (size_t)(until - from));
+    else
+        forward(a->x + from, a->y + from, (size_t)(until - from));
 }
 
-/* dx = dy gelu_tanh'(x). */
-int gelu_tanh_backward(const uint16_t *x, const uint16_t *dy, uint16_t *dx, int64_t n) {
-#pragma omp parallel for schedule(static) if (n > 4 * SPAN)
-    for (int64_t i = 0; i < n; i += SPAN) backward(x + i, dy + i, dx + i, (size_t)(n - i < SPAN ? n - i : SPAN));
-    return 0;
-}
+const Operation GELU = {gelu_work, NULL, gelu_alone}, GELU_BACKWARD = {gelu_work, NULL, gelu_alone};

@@ -6,8 +6,6 @@ arrive: float32 ones go to PyTorch's function, and training in float32 keeps its
 
 from __future__ import annotations
 
-import ctypes
-from functools import cache
 from typing import Any
 
 import torch
@@ -17,8 +15,8 @@ from torch.nn import functional as F
 from blockzoo.errors import KernelError
 from blockzoo.kernels import YES, Call, Capabilities, Kernel, Verdict, no
 from blockzoo_blocks.ffn.activations import Activation
-from blockzoo_cpu.dispatch import OPS, define, may_go_direct
-from blockzoo_cpu.library import function, problem
+from blockzoo_cpu.calls import OPS, in_one_piece, operation, place
+from blockzoo_cpu.library import problem
 
 
 def supports(capabilities: Capabilities, call: Call) -> Verdict:
@@ -37,31 +35,28 @@ def activation(x: Tensor, *, activation: Activation) -> Tensor:
     """As the op ``activation`` says, of gelu_tanh. In bfloat16 it has no second derivative."""
     if x.dtype != torch.bfloat16:
         return F.gelu(x, approximate="tanh")
-    alone = may_go_direct(x) and not (x.requires_grad and torch.is_grad_enabled())
-    return (_gelu_tanh if alone else torch.ops.blockzoo_cpu.gelu_tanh)(x)
-
-
-def _gelu_tanh(x: Tensor) -> Tensor:
-    x = x.contiguous()
-    y = torch.empty_like(x)
-    _function("gelu_tanh", 2)(x.data_ptr(), y.data_ptr(), x.numel())
-    return y
-
-
-def _gelu_tanh_backward(x: Tensor, dy: Tensor) -> Tensor:
-    x, dy = x.contiguous(), dy.contiguous()
-    dx = torch.empty_like(x)
-    _function("gelu_tanh_backward", 3)(x.data_ptr(), dy.data_ptr(), dx.data_ptr(), x.numel())
-    return dx
-
-
-@cache
-def _function(name: str, n_tensors: int) -> Any:
-    return function(name, *[ctypes.c_void_p] * n_tensors, ctypes.c_int64)
+    trains = x.requires_grad and torch.is_grad_enabled()
+    return (torch.ops.blockzoo_cpu.gelu_tanh if trains else GELU_TANH)(x)
 
 
 def _like(x: Tensor, *rest: Tensor) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+GELU_TANH = operation(
+    "gelu_tanh(Tensor x) -> Tensor",
+    "4q",
+    like=_like,
+    told=lambda y, x: (place(x), 0, place(y), x.numel()),
+    ready=in_one_piece,
+)
+GELU_TANH_BACKWARD = operation(
+    "gelu_tanh_backward(Tensor x, Tensor dy) -> Tensor",
+    "4q",
+    like=_like,
+    told=lambda dx, x, dy: (place(x), place(dy), place(dx), x.numel()),
+    ready=in_one_piece,
+)
 
 
 def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -76,11 +71,7 @@ def _no_second(ctx: Any, ddx: Tensor) -> Tensor:
     raise KernelError("kernel 'cpu_activation' has no second derivative: choose 'reference' for the op 'activation'")
 
 
-for _name, _arguments, _implementation, _derivative in (
-    ("gelu_tanh", "Tensor x", _gelu_tanh, _gradient),
-    ("gelu_tanh_backward", "Tensor x, Tensor dy", _gelu_tanh_backward, _no_second),
-):
-    define(f"{_name}({_arguments}) -> Tensor", _implementation, _like)
-    torch.library.register_autograd(f"blockzoo_cpu::{_name}", _derivative, setup_context=_keep, lib=OPS)
+for _operation, _derivative in ((GELU_TANH, _gradient), (GELU_TANH_BACKWARD, _no_second)):
+    torch.library.register_autograd(f"blockzoo_cpu::{_operation.name}", _derivative, setup_context=_keep, lib=OPS)
 
 ACTIVATION = Kernel("cpu_activation", activation, supports, backward=True, compile_safe=True, priority=50)

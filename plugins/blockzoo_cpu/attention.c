@@ -8,10 +8,7 @@
  */
 #include <float.h>
 
-#include "common.h"
-#if defined(_OPENMP)
-#include <omp.h>
-#endif
+#include "calls.h"
 
 enum { BLOCK = 128 /* keys */, LANES = 16, SHARE = 1024 /* keys of a thread, at least */, ALONE = 1 << 16 /* bytes */ };
 
@@ -118,8 +115,6 @@ VARIANTS static void attend_plain(const Attention *a, const Task *t) {
 /* --- AVX-512: `heads` of a group at a time, a power of two up to 8; 16 / heads keys side by side fill a vector --- */
 
 #if defined(__x86_64__)
-
-#define INLINE __attribute__((always_inline)) static inline
 
 enum { AHEAD = 2048 /* bytes that prefetching runs ahead */ };
 
@@ -291,11 +286,7 @@ static Attend kernel_of(const Attention *a) {
 }
 
 /* Over how many shares the keys of a pair are divided. */
-static int shares_of(const Attention *a) {
-    int threads = 1;
-#if defined(_OPENMP)
-    threads = omp_get_max_threads();
-#endif
+static int shares_of(const Attention *a, int threads) {
     int64_t most = (a->keys + SHARE - 1) / SHARE;
     if (a->batch * a->kv_heads % threads == 0 || most < 2) return 1;
     return (int)(most < threads ? most : threads);
@@ -324,45 +315,62 @@ static void merge(const Attention *a, int64_t row, int64_t kv_head, const Task *
     }
 }
 
-/* Returns 0, or 1 where memory is lacking. */
-int attend(const Attention *a) {
-    const int64_t heads = a->heads / a->kv_heads, pairs = a->batch * a->kv_heads;
-    const int wide_q = to_lanes(a->width), wide_v = to_lanes(a->value_width), shares = shares_of(a);
-    const size_t zeros = (size_t)heads * (wide_q + wide_v + 1), each = zeros + (size_t)heads * (1 + BLOCK);
-    const Attend kernel = kernel_of(a);
-    float *memory = malloc(sizeof(float) * each * pairs * shares + sizeof(Task) * pairs * shares);
-    if (!memory) return 1;
-    Task *tasks = (Task *)(memory + each * pairs * shares);
-    const int64_t bytes = pairs * a->keys * (a->width + a->value_width) * (int64_t)size_of(a);
-    (void)bytes;
-
-#pragma omp parallel for schedule(static) if (bytes > ALONE)
-    for (int64_t i = 0; i < pairs * shares; i++) {
-        const int64_t row = i / shares / a->kv_heads, kv_head = i / shares % a->kv_heads, share = i % shares;
-        const int64_t first = a->position || !a->window || a->window > a->keys ? 0 : a->keys - a->window;
-        const int64_t begin = first + (a->keys - first) * share / shares, end = first + (a->keys - first) * (share + 1) / shares;
-        Task *t = &tasks[i];
-        float *q = memory + each * i;
-        t->k = at(a->k, row * a->k_row + kv_head * a->k_head + begin * a->k_key, a);
-        t->v = at(a->v, row * a->v_row + kv_head * a->v_head + begin * a->v_key, a);
-        t->positions = a->position ? a->positions + row * a->positions_row + begin : NULL;
-        t->position = a->position ? a->position[row * a->position_row] : 0;
-        t->keys = end - begin;
-        t->heads = (int)heads;
-        t->q = q;
-        t->values = q + heads * wide_q;
-        t->sum = t->values + heads * wide_v;
-        t->highest = q + zeros;
-        t->scores = t->highest + heads;
-        memset(q, 0, sizeof(float) * zeros);
-        for (int64_t g = 0; g < heads; g++) {
-            t->highest[g] = -FLT_MAX;
-            for (int64_t d = 0; d < a->width; d++)
-                q[g * wide_q + d] = number(a->q, (row * a->heads + kv_head * heads + g) * a->width + d, a->type) * (float)a->scale;
-        }
-        kernel(a, t);
-    }
-    for (int64_t i = 0; i < pairs; i++) merge(a, i / a->kv_heads, i % a->kv_heads, tasks + i * shares, shares);
-    free(memory);
-    return 0;
+static size_t zeros_of(const Attention *a) { /* floats of a task that start as zero: its queries, values and sums */
+    return (size_t)(a->heads / a->kv_heads) * (to_lanes(a->width) + to_lanes(a->value_width) + 1);
 }
+
+static size_t each_of(const Attention *a) { return zeros_of(a) + (size_t)(a->heads / a->kv_heads) * (1 + BLOCK); }
+
+static size_t attend_room(const void *call) {
+    const Attention *a = call;
+    const size_t tasks = (size_t)(a->batch * a->kv_heads) * most_threads(); /* a team may be smaller, its shares fewer */
+    return whole_lines(tasks * sizeof(Task)) + tasks * each_of(a) * sizeof(float);
+}
+
+static int attend_alone(const void *call) {
+    const Attention *a = call;
+    return a->batch * a->kv_heads * a->keys * (a->width + a->value_width) * (int64_t)size_of(a) <= ALONE;
+}
+
+/* Task i: share i % shares of the keys of pair i / shares. */
+static void fill(const Attention *a, int64_t i, int shares, float *q, Task *t) {
+    const int64_t heads = a->heads / a->kv_heads, row = i / shares / a->kv_heads, kv_head = i / shares % a->kv_heads, share = i % shares;
+    const int64_t first = a->position || !a->window || a->window > a->keys ? 0 : a->keys - a->window;
+    const int64_t begin = first + (a->keys - first) * share / shares, end = first + (a->keys - first) * (share + 1) / shares;
+    const int wide_q = to_lanes(a->width), wide_v = to_lanes(a->value_width);
+    t->k = at(a->k, row * a->k_row + kv_head * a->k_head + begin * a->k_key, a);
+    t->v = at(a->v, row * a->v_row + kv_head * a->v_head + begin * a->v_key, a);
+    t->positions = a->position ? a->positions + row * a->positions_row + begin : NULL;
+    t->position = a->position ? a->position[row * a->position_row] : 0;
+    t->keys = end - begin;
+    t->heads = (int)heads;
+    t->q = q;
+    t->values = q + heads * wide_q;
+    t->sum = t->values + heads * wide_v;
+    t->highest = q + zeros_of(a);
+    t->scores = t->highest + heads;
+    memset(q, 0, sizeof(float) * zeros_of(a));
+    for (int64_t g = 0; g < heads; g++) {
+        t->highest[g] = -FLT_MAX;
+        for (int64_t d = 0; d < a->width; d++)
+            q[g * wide_q + d] = number(a->q, (row * a->heads + kv_head * heads + g) * a->width + d, a->type) * (float)a->scale;
+    }
+}
+
+static void attend_work(const void *call, char *room, int me, int all) {
+    const Attention *a = call;
+    const int64_t pairs = a->batch * a->kv_heads;
+    const int shares = shares_of(a, all);
+    const Attend kernel = kernel_of(a);
+    Task *tasks = (Task *)room;
+    float *memory = (float *)(room + whole_lines(pairs * shares * sizeof(Task)));
+    for (int64_t i = from_of(pairs * shares, me, all); i < until_of(pairs * shares, me, all); i++) {
+        fill(a, i, shares, memory + each_of(a) * i, &tasks[i]);
+        kernel(a, &tasks[i]);
+    }
+    if (shares > 1) meet(all);
+    for (int64_t i = from_of(pairs, me, all); i < until_of(pairs, me, all); i++)
+        merge(a, i / a->kv_heads, i % a->kv_heads, tasks + i * shares, shares);
+}
+
+const Operation ATTEND = {attend_work, attend_room, attend_alone};

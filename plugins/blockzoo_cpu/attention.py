@@ -8,22 +8,15 @@ Axes: B batch, H query heads, Hk key heads, S keys, Dh head_dim, Dv width of val
 
 from __future__ import annotations
 
-import struct
-from ctypes import c_char_p
-from functools import cache
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from blockzoo.kernels import YES, Call, Capabilities, Kernel, Verdict, no
 from blockzoo.step import Keys
-from blockzoo_cpu.dispatch import define
-from blockzoo_cpu.library import function, problem, wide
+from blockzoo_cpu.calls import operation, place
+from blockzoo_cpu.library import problem, wide
 from blockzoo_cpu.products import TYPES
-
-CALL = struct.Struct("=7Q17q2dq")
-"""The members of ``Attention`` in attention.c: each has 8 bytes."""
 
 
 def supports(capabilities: Capabilities, call: Call) -> Verdict:
@@ -57,10 +50,25 @@ def attention(
     """As the op ``attention`` says, of one query a row."""
     assert bias is None
     where, places = (None, None) if keys.consecutive else (positions, keys.positions)
-    return torch.ops.blockzoo_cpu.attend(q, k, v, where, places, sinks, window or 0, scale, softcap or 0.0)
+    return ATTEND(q, k, v, where, places, sinks, window or 0, scale, softcap or 0.0)
 
 
-def _attend(
+def _ready(
+    q: Tensor, k: Tensor, v: Tensor, position: Tensor | None, positions: Tensor | None, sinks: Tensor | None, *rest: Any
+) -> tuple[Any, ...]:
+    if positions is not None and positions.stride(1) != 1:
+        positions = positions.contiguous()
+    # each key (or value) by itself in one piece: a view of the cache is, and is not copied
+    k, v = (x if x.stride(3) == 1 else x.contiguous() for x in (k, v))
+    return q.contiguous(), k, v, position, positions, None if sinks is None else sinks.contiguous(), *rest
+
+
+def _like(q: Tensor, k: Tensor, v: Tensor, *rest: object) -> Tensor:
+    return q.new_empty(*q.shape[:3], v.shape[3])
+
+
+def _told(
+    y: Tensor,
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -70,50 +78,26 @@ def _attend(
     window: int,
     scale: float,
     softcap: float,
-) -> Tensor:
-    """Goes by index where ``position`` (B, 1) and ``positions`` (B, S) are None; a window or softcap of 0 is none."""
-    y = _like(q, k, v)
+) -> tuple[int | float, ...]:
     batch, heads, _, width = q.shape
-    q, k, v = q.contiguous(), _rows(k), _rows(v)
-    places = 0 if positions is None else positions.stride(0)
-    if positions is not None and positions.stride(1) != 1:
-        positions, places = positions.contiguous(), positions.shape[1]
-    sinks = None if sinks is None else sinks.contiguous()
-    told = CALL.pack(
-        *(q.data_ptr(), k.data_ptr(), v.data_ptr(), y.data_ptr(), _place(position), _place(positions), _place(sinks)),
+    return (
+        *(place(q), place(k), place(v), place(y), place(position), place(positions), place(sinks)),
         *(0 if sinks is None else TYPES[sinks.dtype], TYPES[q.dtype]),
         *(batch, heads, k.shape[1], k.shape[2], width, v.shape[3]),
-        *(*k.stride()[:3], *v.stride()[:3], 0 if position is None else position.stride(0), places),
+        *(*k.stride()[:3], *v.stride()[:3]),
+        *(0 if position is None else position.stride(0), 0 if positions is None else positions.stride(0)),
         *(window, scale, softcap, wide()),
     )
-    if _c_attend()(told):
-        raise MemoryError(f"no memory for attention of {heads} heads")
-    return y
 
 
-def _rows(x: Tensor) -> Tensor:
-    """Each key (or value) by itself in one piece; a view of the cache is, and is not copied."""
-    return x if x.stride(3) == 1 else x.contiguous()
-
-
-def _place(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
-
-
-def _like(q: Tensor, k: Tensor, v: Tensor, *rest: object) -> Tensor:
-    return q.new_empty(*q.shape[:3], v.shape[3])
-
-
-@cache
-def _c_attend() -> Any:
-    return function("attend", c_char_p)
-
-
-define(
+ATTEND = operation(
     "attend(Tensor q, Tensor k, Tensor v, Tensor? position, Tensor? positions, Tensor? sinks, int window, float scale,"
     " float softcap) -> Tensor",
-    _attend,
-    _like,
+    "7q17q2dq",
+    like=_like,
+    told=_told,
+    ready=_ready,
 )
+"""Goes by index where ``position`` (B, 1) and ``positions`` (B, S) are None; a window or softcap of 0 is none."""
 
 ATTENTION = Kernel("cpu_attention", attention, supports, compile_safe=True, priority=70)

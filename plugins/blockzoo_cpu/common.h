@@ -46,6 +46,28 @@ static inline uint16_t to_bf16(float value) { /* round to nearest even; NaN stay
     return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
+/* --- for loops that become vectors: no branch, and no call that is left in them --- */
+
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE uint16_t nearest_bf16(float value) { /* to_bf16 */
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    const uint32_t even = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+    return (uint16_t)((bits & 0x7fffffff) > 0x7f800000 ? bits >> 16 | 64 : even);
+}
+
+INLINE float load(const void *numbers, int type, size_t i) {
+    return type == BF16 ? of_bf16(((const uint16_t *)numbers)[i]) : ((const float *)numbers)[i];
+}
+
+INLINE void store(void *numbers, int type, size_t i, float value) {
+    if (type == BF16)
+        ((uint16_t *)numbers)[i] = nearest_bf16(value);
+    else
+        ((float *)numbers)[i] = value;
+}
+
 /* 2^(byte - 127); byte 0 is a denormal, which has no exponent of its own */
 static inline float of_e8m0(uint8_t byte) { return of_bits(byte ? (uint32_t)byte << 23 : 1u << 22); }
 

@@ -9,18 +9,17 @@ Axes: N rows of activations.
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from blockzoo.blocks import QuantizerConfig
 from blockzoo.kernels import YES, Call, Capabilities, Kernel, Verdict, no
-from blockzoo_cpu.dispatch import define, may_go_direct
-from blockzoo_cpu.library import function, problem, wide
-from blockzoo_cpu.products import TYPES, as_ops, refusal
+from blockzoo_cpu.calls import in_one_piece, operation, place
+from blockzoo_cpu.library import problem, wide
+from blockzoo_cpu.products import TYPES, over_rows, refusal, stored
 
 PAIR = 64
 
@@ -40,67 +39,74 @@ def supports(capabilities: Capabilities, call: Call) -> Verdict:
     return YES if why is None else no(why)
 
 
-def _run(
-    kind: int, weights: Tensor, scales: Tensor | None, bias: Tensor | None, x: Tensor, counts: Sequence[int] | None
+def linear(
+    weight: Mapping[str, Tensor], x: Tensor, bias: Tensor | None, *, quantizer: QuantizerConfig | None
 ) -> Tensor:
-    run = _rows if may_go_direct(x) else torch.ops.blockzoo_cpu.rows
-    return run(kind, weights, scales, bias, x, counts)
+    """As the op ``linear`` says."""
+    kind, weights, scales = stored(weight, quantizer)
+    return over_rows(lambda rows: ROWS(rows, weights, scales, bias, None, kind), x)
 
 
-def _rows(
-    kind: int, weights: Tensor, scales: Tensor | None, bias: Tensor | None, x: Tensor, counts: Sequence[int] | None
+def chosen_linear(
+    weight: Mapping[str, Tensor], x: Tensor, bias: Tensor | None, chosen: Tensor, *, quantizer: QuantizerConfig | None
 ) -> Tensor:
-    """``weights`` and ``scales`` as their quantizer stores them, one more axis in front for experts."""
-    y = _like(kind, weights, scales, bias, x, counts)
-    rows = [len(x)] if counts is None else counts
-    # rows lie one after another for the C code; weights do already, so they are never copied
-    weights = weights.contiguous()
-    if x.stride(1) != 1 or x.stride(0) not in (0, x.shape[1]):  # 0: one row for all, prepared once
+    """As the op ``chosen_linear`` says."""
+    kind, weights, scales = stored(weight, quantizer)
+    return ROWS(x, weights, scales, bias, chosen, kind)
+
+
+def expert_linear(
+    weight: Mapping[str, Tensor],
+    x: Tensor,
+    bias: Tensor | None,
+    counts: Sequence[int],
+    *,
+    quantizer: QuantizerConfig | None,
+) -> Tensor:
+    """As the op ``expert_linear`` says."""
+    chosen = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts), output_size=len(x))
+    return chosen_linear(weight, x, bias, chosen, quantizer=quantizer)
+
+
+def _ready(
+    x: Tensor, weights: Tensor, scales: Tensor | None, bias: Tensor | None, chosen: Tensor | None, kind: int
+) -> tuple[Any, ...]:
+    """Rows one after another, or one row for all, which is prepared once; weights lie so already."""
+    if x.stride(1) != 1 or x.stride(0) not in (0, x.shape[1]):
         x = x.contiguous()
-    scales, bias = (None if part is None else part.contiguous() for part in (scales, bias))
-    failed = _rows_times()(
-        kind,
-        weights.data_ptr(),
-        None if scales is None else scales.data_ptr(),
-        None if bias is None else bias.data_ptr(),
-        0 if bias is None else TYPES[bias.dtype],
-        x.data_ptr(),
-        x.stride(0),
-        y.data_ptr(),
-        TYPES[x.dtype],
-        len(x),
-        x.shape[1],
-        y.shape[1],
-        (ctypes.c_int64 * len(rows))(*rows),
-        len(rows),
-        int(scales is not None and x.dtype == torch.bfloat16 and wide()),
-        int(wide()),
-    )
-    if failed:
-        raise MemoryError(f"no memory for the activations of {len(x)} rows")
-    return y
+    return x, *in_one_piece(weights, scales, bias, chosen), kind
 
 
-def _like(
-    kind: int, weights: Tensor, scales: Tensor | None, bias: Tensor | None, x: Tensor, counts: Sequence[int] | None
-) -> Tensor:
-    return x.new_empty(len(x), weights.shape[0] if counts is None else weights.shape[1])
+def _like(x: Tensor, weights: Tensor, scales: object, bias: object, chosen: object, kind: int) -> Tensor:
+    return x.new_empty(len(x), weights.shape[0 if chosen is None else 1])
 
 
-@cache
-def _rows_times() -> Any:
-    return function(
-        "rows_times",
-        *(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int),  # weight, scales, bias
-        *(ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, *[ctypes.c_int] * 4),  # x, its stride, y, type, sizes
-        *(ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_int),  # counts, experts, rounded, wide
+def _told(
+    y: Tensor,
+    x: Tensor,
+    weights: Tensor,
+    scales: Tensor | None,
+    bias: Tensor | None,
+    chosen: Tensor | None,
+    kind: int,
+) -> tuple[int, ...]:
+    rounded = scales is not None and x.dtype == torch.bfloat16 and wide()
+    return (
+        *(place(weights), place(scales), place(bias), place(x), place(y), place(chosen)),
+        *(kind, 0 if bias is None else TYPES[bias.dtype], x.stride(0), TYPES[x.dtype]),
+        *(*x.shape, y.shape[1], rounded, wide()),
     )
 
 
-define(
-    "rows(int kind, Tensor weights, Tensor? scales, Tensor? bias, Tensor x, SymInt[]? counts) -> Tensor", _rows, _like
+ROWS = operation(
+    "rows(Tensor x, Tensor weights, Tensor? scales, Tensor? bias, Tensor? chosen, int kind) -> Tensor",
+    "15q",
+    like=_like,
+    told=_told,
+    ready=_ready,
 )
+"""``weights`` and ``scales`` as their quantizer stores them; one more axis in front where rows have chosen experts."""
 
-linear, expert_linear = as_ops(_run)
 LINEAR_ROWS = Kernel("cpu_rows", linear, supports, compile_safe=True, priority=50)
-EXPERT_ROWS = Kernel("cpu_expert_rows", expert_linear, supports, compile_safe=True, priority=50)
+CHOSEN_ROWS = Kernel("cpu_chosen_rows", chosen_linear, supports, compile_safe=True, priority=50)
+EXPERT_ROWS = Kernel("cpu_expert_rows", expert_linear, supports, priority=50)

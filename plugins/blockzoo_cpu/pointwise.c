@@ -1,4 +1,4 @@
-/* The small steps between products, over contiguous rows: RMS norm, rotation of heads, the gate of a gated unit.
+/* The small steps between products, over contiguous rows: norms, rotation of heads, the gate of a gated unit.
  *
  * Plain loops that the compiler makes vectors of, for each instruction set. Every number is rounded to the activations'
  * type where the references round it.
@@ -6,31 +6,11 @@
 #if defined(__GNUC__) && !defined(__clang__) /* comparisons may become selections: nobody listens to the traps of NaNs */
 #pragma GCC optimize("no-trapping-math", "no-math-errno")
 #endif
-#include "common.h"
-
-#define INLINE static inline __attribute__((always_inline)) /* a call left in a loop keeps it from becoming vectors */
+#include "calls.h"
 
 enum Activation { SILU, GELU_TANH, RELU, RELU2 };
 
-INLINE float load(const void *numbers, int type, size_t i) {
-    return type == BF16 ? of_bf16(((const uint16_t *)numbers)[i]) : ((const float *)numbers)[i];
-}
-
-INLINE uint16_t nearest(float value) { /* to_bf16 without a branch, for loops that become vectors */
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    uint32_t even = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-    return (uint16_t)((bits & 0x7fffffff) > 0x7f800000 ? bits >> 16 | 64 : even);
-}
-
-INLINE float rounded_to(float value, int type) { return type == BF16 ? of_bf16(nearest(value)) : value; }
-
-INLINE void store(void *numbers, int type, size_t i, float value) {
-    if (type == BF16)
-        ((uint16_t *)numbers)[i] = nearest(value);
-    else
-        ((float *)numbers)[i] = value;
-}
+INLINE float rounded_to(float value, int type) { return type == BF16 ? of_bf16(nearest_bf16(value)) : value; }
 
 /* e^x within two units in the last place; NaN stays NaN. Beyond float32's range: its smallest normal number, or its largest powers. */
 INLINE float exponential(float x) {
@@ -87,18 +67,79 @@ INLINE void norm_row(const void *x, int type, const void *weight, int weight_typ
 NORM(norm_f32, F32)
 NORM(norm_bf16, BF16)
 
-/* y = x / rms(x) * (weight + offset), rows of `dim`; `late`: the one cast comes after the weight. Weights are of x's width or not. */
-int rms_norm_rows(const void *x, int type, const void *weight, int weight_type, float eps, float offset, int late, void *y,
-                  int64_t rows, int dim) {
-    const size_t bytes = (size_t)dim * (type == BF16 ? 2 : 4);
-#pragma omp parallel for schedule(static) if (rows * dim > 65536)
-    for (int64_t r = 0; r < rows; r++) {
-        const char *from = (const char *)x + (size_t)r * bytes;
-        char *to = (char *)y + (size_t)r * bytes;
-        (type == BF16 ? norm_bf16 : norm_f32)(from, weight, weight_type, eps, offset, late, to, dim);
-    }
-    return 0;
+/* What a call says: y = x / rms(x) * (weight + offset), rows of `dim`; `late`: the one cast comes after the weight. Weights
+ * are of x's width or not.
+ */
+typedef struct {
+    const char *x, *weight;
+    char *y;
+    int64_t type, weight_type, late, rows, dim;
+    double eps, offset;
+} Norm;
+
+static int rms_norm_alone(const void *call) {
+    const Norm *a = call;
+    return a->rows * a->dim <= 65536;
 }
+
+static void rms_norm_work(const void *call, char *room, int me, int all) {
+    const Norm *a = call;
+    const int64_t bytes = a->dim * (a->type == BF16 ? 2 : 4);
+    (void)room;
+    for (int64_t r = from_of(a->rows, me, all); r < until_of(a->rows, me, all); r++)
+        (a->type == BF16 ? norm_bf16 : norm_f32)(a->x + r * bytes, a->weight, (int)a->weight_type, (float)a->eps, (float)a->offset,
+                                                 (int)a->late, a->y + r * bytes, (int)a->dim);
+}
+
+const Operation RMS_NORM = {rms_norm_work, NULL, rms_norm_alone};
+
+/* --- layer norm --- */
+
+/* What a call says: y = (x - mean) / sqrt(variance + eps) * weight + bias, rows of `dim`; weight and bias, of x's type, may be
+ * NULL.
+ */
+typedef struct {
+    const char *x;
+    const void *weight, *bias;
+    char *y;
+    int64_t type, rows, dim;
+    double eps;
+} Layer;
+
+INLINE void layer_row(const void *x, const void *weight, const void *bias, int type, float eps, void *y, int dim) {
+    float sums[16] = {0}, squares[16] = {0}, sum = 0, square = 0;
+    int i = 0;
+    for (; i + 16 <= dim; i += 16)
+        for (int j = 0; j < 16; j++) sums[j] += load(x, type, i + j);
+    for (; i < dim; i++) sum += load(x, type, i);
+    for (int j = 0; j < 16; j++) sum += sums[j];
+    const float mean = sum / (float)dim;
+    for (i = 0; i + 16 <= dim; i += 16)
+        for (int j = 0; j < 16; j++) squares[j] += (load(x, type, i + j) - mean) * (load(x, type, i + j) - mean);
+    for (; i < dim; i++) square += (load(x, type, i) - mean) * (load(x, type, i) - mean);
+    for (int j = 0; j < 16; j++) square += squares[j];
+    const float scale = 1 / sqrtf(square / (float)dim + eps);
+    for (i = 0; i < dim; i++)
+        store(y, type, i, (load(x, type, i) - mean) * scale * (weight ? load(weight, type, i) : 1) + (bias ? load(bias, type, i) : 0));
+}
+
+VARIANTS static void layer_f32(const void *x, const void *w, const void *b, float eps, void *y, int dim) { layer_row(x, w, b, F32, eps, y, dim); }
+VARIANTS static void layer_bf16(const void *x, const void *w, const void *b, float eps, void *y, int dim) { layer_row(x, w, b, BF16, eps, y, dim); }
+
+static int layer_norm_alone(const void *call) {
+    const Layer *l = call;
+    return l->rows * l->dim <= 65536;
+}
+
+static void layer_norm_work(const void *call, char *room, int me, int all) {
+    const Layer *l = call;
+    const int64_t bytes = l->dim * (l->type == BF16 ? 2 : 4);
+    (void)room;
+    for (int64_t r = from_of(l->rows, me, all); r < until_of(l->rows, me, all); r++)
+        (l->type == BF16 ? layer_bf16 : layer_f32)(l->x + r * bytes, l->weight, l->bias, (float)l->eps, l->y + r * bytes, (int)l->dim);
+}
+
+const Operation LAYER_NORM = {layer_norm_work, NULL, layer_norm_alone};
 
 /* --- rotary --- */
 
@@ -123,19 +164,32 @@ INLINE void turn_head(const void *x, const void *cosine, const void *sine, int t
 TURN(turn_f32, F32)
 TURN(turn_bf16, BF16)
 
-/* Head h of token (b, t): x (B, H, T, dim) contiguous, cosine and sine (B, T, half), the first 2 half features turned. */
-int rotary_heads(const void *x, const void *cosine, const void *sine, int type, void *y, int64_t batch, int64_t heads, int64_t tokens,
-                 int dim, int half, int interleaved) {
-    const size_t size = type == BF16 ? 2 : 4;
-    const int64_t rows = batch * heads * tokens;
-#pragma omp parallel for schedule(static) if (rows * dim > 65536)
-    for (int64_t r = 0; r < rows; r++) {
-        const size_t token = (size_t)(r / (heads * tokens) * tokens + r % tokens), at = (size_t)r * dim * size;
-        const char *c = (const char *)cosine + token * half * size, *s = (const char *)sine + token * half * size;
-        (type == BF16 ? turn_bf16 : turn_f32)((const char *)x + at, c, s, (char *)y + at, dim, half, interleaved);
-    }
-    return 0;
+/* What a call says. Head h of token (b, t): x (B, H, T, dim) contiguous, cosine and sine (B, T, half), the first 2 half
+ * features turned.
+ */
+typedef struct {
+    const char *x, *cosine, *sine;
+    char *y;
+    int64_t type, batch, heads, tokens, dim, half, interleaved;
+} Rotary;
+
+static int rotary_alone(const void *call) {
+    const Rotary *a = call;
+    return a->batch * a->heads * a->tokens * a->dim <= 65536;
 }
+
+static void rotary_work(const void *call, char *room, int me, int all) {
+    const Rotary *a = call;
+    const int64_t size = a->type == BF16 ? 2 : 4, rows = a->batch * a->heads * a->tokens;
+    (void)room;
+    for (int64_t r = from_of(rows, me, all); r < until_of(rows, me, all); r++) {
+        const int64_t token = r / (a->heads * a->tokens) * a->tokens + r % a->tokens, at = r * a->dim * size, angle = token * a->half * size;
+        (a->type == BF16 ? turn_bf16 : turn_f32)(a->x + at, a->cosine + angle, a->sine + angle, a->y + at, (int)a->dim, (int)a->half,
+                                                 (int)a->interleaved);
+    }
+}
+
+const Operation ROTARY = {rotary_work, NULL, rotary_alone};
 
 /* --- gate --- */
 
@@ -178,16 +232,23 @@ INLINE void gate_span(const void *gate, const void *up, int type, Gate how, int 
 SPAN(span_f32, F32)
 SPAN(span_bf16, BF16)
 
-/* y = activation(gate) * (up + shift) over `n` numbers. A limit clamps the gate above and up on both sides; 0: none.
- * A `scale` a other than 1 makes silu x * sigmoid(a x).
+/* What a call says: y = activation(gate) * (up + shift) over `n` numbers. A limit clamps the gate above and up on both sides;
+ * 0: none. A `scale` a other than 1 makes silu x * sigmoid(a x).
  */
-int gate_rows(const void *gate, const void *up, int type, int activation, float scale, float limit, float shift, void *y, int64_t n) {
-    enum { SPAN_LENGTH = 2048 };
-    const Gate how = {.activation = activation, .limited = limit > 0, .scale = scale, .limit = limit, .shift = shift};
-#pragma omp parallel for schedule(static) if (n > 4 * SPAN_LENGTH)
-    for (int64_t i = 0; i < (n + SPAN_LENGTH - 1) / SPAN_LENGTH; i++) {
-        const size_t begin = (size_t)i * SPAN_LENGTH, end = begin + SPAN_LENGTH < (size_t)n ? begin + SPAN_LENGTH : (size_t)n;
-        (type == BF16 ? span_bf16 : span_f32)(gate, up, how, y, begin, end);
-    }
-    return 0;
+typedef struct {
+    const void *gate, *up;
+    void *y;
+    int64_t type, activation, n;
+    double scale, limit, shift;
+} Gated;
+
+static int gate_alone(const void *call) { return ((const Gated *)call)->n <= 8192; }
+
+static void gate_work(const void *call, char *room, int me, int all) {
+    const Gated *a = call;
+    const Gate how = {(int)a->activation, a->limit > 0, (float)a->scale, (float)a->limit, (float)a->shift};
+    (void)room;
+    (a->type == BF16 ? span_bf16 : span_f32)(a->gate, a->up, how, a->y, (size_t)from_of(a->n, me, all), (size_t)until_of(a->n, me, all));
 }
+
+const Operation GATE = {gate_work, NULL, gate_alone};

@@ -10,7 +10,7 @@ Axes: N rows of activations.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from blockzoo.blocks import QuantizerConfig
 from blockzoo.kernels import YES, Call, Capabilities, Kernel, Verdict, no
-from blockzoo_cpu.dispatch import define
+from blockzoo_cpu.calls import OPS
 from blockzoo_cpu.library import function, problem, wide
-from blockzoo_cpu.products import TYPES, as_ops, refusal
+from blockzoo_cpu.products import TYPES, over_rows, refusal, stored
 
 STRETCH = 2**20
 """Weights that are unpacked at a time for a product of PyTorch's: 4 MiB."""
@@ -48,10 +49,10 @@ def tiled() -> bool:
 
 
 def _packed(
-    kind: int, codes: Tensor, scales: Tensor, bias: Tensor | None, x: Tensor, counts: Sequence[int] | None
+    x: Tensor, codes: Tensor, scales: Tensor, bias: Tensor | None, counts: Sequence[int] | None, kind: int
 ) -> Tensor:
     """``codes`` and ``scales`` as their quantizer stores them, one more axis in front for experts."""
-    y = _like(kind, codes, scales, bias, x, counts)
+    y = _like(x, codes, scales, bias, counts, kind)
     if counts is None:
         codes, scales, counts = codes[None], scales[None], [len(x)]
         bias = None if bias is None else bias[None]
@@ -102,7 +103,7 @@ def _by_stretches(
 
 
 def _like(
-    kind: int, codes: Tensor, scales: Tensor, bias: Tensor | None, x: Tensor, counts: Sequence[int] | None
+    x: Tensor, codes: Tensor, scales: Tensor, bias: Tensor | None, counts: Sequence[int] | None, kind: int
 ) -> Tensor:
     return x.new_empty(len(x), scales.shape[-2])
 
@@ -126,10 +127,31 @@ def _unpack_rows() -> Any:
     )
 
 
-define(
-    "packed(int kind, Tensor codes, Tensor scales, Tensor? bias, Tensor x, SymInt[]? counts) -> Tensor", _packed, _like
-)
+OPS.define("packed(Tensor x, Tensor codes, Tensor scales, Tensor? bias, SymInt[]? counts, int kind) -> Tensor")
+OPS.impl("packed", _packed, "CPU")
+torch.library.register_fake("blockzoo_cpu::packed", _like, lib=OPS)
 
-linear, expert_linear = as_ops(torch.ops.blockzoo_cpu.packed)
+
+def linear(
+    weight: Mapping[str, Tensor], x: Tensor, bias: Tensor | None, *, quantizer: QuantizerConfig | None
+) -> Tensor:
+    """As the op ``linear`` says."""
+    kind, codes, scales = stored(weight, quantizer)
+    return over_rows(lambda rows: torch.ops.blockzoo_cpu.packed(rows, codes, scales, bias, None, kind), x)
+
+
+def expert_linear(
+    weight: Mapping[str, Tensor],
+    x: Tensor,
+    bias: Tensor | None,
+    counts: Sequence[int],
+    *,
+    quantizer: QuantizerConfig | None,
+) -> Tensor:
+    """As the op ``expert_linear`` says."""
+    kind, codes, scales = stored(weight, quantizer)
+    return torch.ops.blockzoo_cpu.packed(x, codes, scales, bias, counts, kind)
+
+
 LINEAR_TILES = Kernel("cpu_tiles", linear, supports, compile_safe=True, priority=50)
 EXPERT_TILES = Kernel("cpu_expert_tiles", expert_linear, supports, compile_safe=True, priority=50)

@@ -1,11 +1,11 @@
-"""What the kernels for products share: what they read, and how a call of an op becomes one of C code.
+"""What the kernels for products share: which weights they read, and how these lie.
 
 Axes: N rows of activations.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -18,9 +18,6 @@ from blockzoo_blocks.quantizers.mxfp4 import MXFP4Config
 GROUP = 32
 FLOAT32, BFLOAT16, MXFP4, INT8 = range(4)
 TYPES = {torch.float32: 0, torch.bfloat16: 1}
-
-Run = Callable[[int, Tensor, Tensor | None, Tensor | None, Tensor, Sequence[int] | None], Tensor]
-"""(weight's kind, weights, scales, bias, x (N, in), rows of each expert or None) -> (N, out)."""
 
 
 def refusal(call: Call) -> str | None:
@@ -35,36 +32,16 @@ def refusal(call: Call) -> str | None:
     return None
 
 
-def as_ops(run: Run) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
-    """The functions of the ops ``linear`` and ``expert_linear`` over one that takes tensors as they are stored."""
+def stored(weight: Mapping[str, Tensor], quantizer: QuantizerConfig | None) -> tuple[int, Tensor, Tensor | None]:
+    """A weight's kind, its numbers and their scales, as they lie."""
+    if quantizer is None:
+        return TYPES[weight["weight"].dtype], weight["weight"], None
+    if isinstance(quantizer, MXFP4Config):
+        return MXFP4, weight["blocks"], weight["scales"]
+    return INT8, weight["codes"], weight["scales"]
 
-    def product(
-        weight: Mapping[str, Tensor],
-        x: Tensor,
-        bias: Tensor | None,
-        counts: Sequence[int] | None,
-        quantizer: QuantizerConfig | None,
-    ) -> Tensor:
-        if quantizer is None:
-            return run(TYPES[weight["weight"].dtype], weight["weight"], None, bias, x, counts)
-        if isinstance(quantizer, MXFP4Config):
-            return run(MXFP4, weight["blocks"], weight["scales"], bias, x, counts)
-        return run(INT8, weight["codes"], weight["scales"], bias, x, counts)
 
-    def linear(
-        weight: Mapping[str, Tensor], x: Tensor, bias: Tensor | None, *, quantizer: QuantizerConfig | None
-    ) -> Tensor:
-        y = product(weight, x.reshape(-1, x.shape[-1]), bias, None, quantizer)
-        return y.view(*x.shape[:-1], y.shape[-1])
-
-    def expert_linear(
-        weight: Mapping[str, Tensor],
-        x: Tensor,
-        bias: Tensor | None,
-        counts: Sequence[int],
-        *,
-        quantizer: QuantizerConfig | None,
-    ) -> Tensor:
-        return product(weight, x, bias, counts, quantizer)
-
-    return linear, expert_linear
+def over_rows(product: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """A product of rows (N, in), of x (..., in)."""
+    y = product(x.reshape(-1, x.shape[-1]))
+    return y.view(*x.shape[:-1], y.shape[-1])

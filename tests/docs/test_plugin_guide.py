@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import get_args
 
@@ -15,6 +13,8 @@ import pytest
 from blockzoo import hookspecs
 from blockzoo.discovery import State
 from blockzoo.registry import Registrar
+from tests.plugins.conftest import install
+from tests.warm import Warm
 
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "plugin-authors" / "README.md"
 TEXT = GUIDE.read_text(encoding="utf-8")
@@ -38,23 +38,19 @@ def test_its_example_is_short() -> None:
     assert sum(len(text.splitlines()) for text in FILES.values()) < 70
 
 
-def test_its_example_installs_and_trains(tmp_path: Path) -> None:
-    pytest.importorskip("hatchling", reason="building the example needs hatchling (the test extra)")
+def test_its_example_installs_and_trains(warm: Warm, tmp_path: Path) -> None:
     source, target = tmp_path / "source", tmp_path / "site"
     source.mkdir()
     for name, text in FILES.items():
         (source / name).write_text(text)
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-index"]
-    subprocess.run([*pip, "--no-build-isolation", "--target", str(target), str(source)], check=True, timeout=120)
+    install(target, source)
     environment = {
         **os.environ,
         "PYTHONPATH": str(target),
         "BLOCKZOO_PLUGINS": "scaled",
         "XDG_CONFIG_HOME": str(tmp_path),
     }
-    done = subprocess.run(
-        [sys.executable, "-c", TRY], env=environment, capture_output=True, text=True, timeout=120, check=False
-    )
+    done = warm.run(["-c", TRY], environment, tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == ["scaled:scale_norm", 1, True]
 

@@ -6,14 +6,13 @@ import ast
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.docs.test_public_api import PUBLIC
+from tests.warm import Warm
 
 PAGES = Path(__file__).resolve().parents[2] / "docs" / "plugin-authors"
 KINDS = ("norm", "residual", "mixer", "recurrence", "position", "ffn", "quantizer", "kernel", "family")
@@ -54,7 +53,7 @@ def files_of(kind: str) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def outcomes(warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """File -> what is wrong with it: all of them in one process, for it takes seconds to start."""
     folder = tmp_path_factory.mktemp("pages")
     for kind in KINDS:
@@ -62,14 +61,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Any:
         for name, text in files_of(kind).items():
             (folder / kind / name).write_text(text, encoding="utf-8")
     environment = {**os.environ, "BLOCKZOO_PLUGINS": "none", "XDG_CONFIG_HOME": str(folder), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", RUN, str(folder)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    done = warm.run(["-c", RUN, str(folder)], environment, folder)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -26,9 +26,10 @@ PUBLIC: dict[str, str] = {
     " QuantizerConfig NormConfig PositionForm PositionConfig AdditivePositionConfig AttentionPosition"
     " AttentionPositionConfig QuantizableConfig MixerConfig Mixer Aux LinearFactory FFNConfig ResidualConfig",
     "blockzoo.step": "Phase PHASES Keys Step",
-    "blockzoo.cache": "State Rollback TokenState",
+    "blockzoo.cache": "State Rollback Even TokenState",
     "blockzoo.kernels": "Example Op Layout Verdict YES no Capabilities Call Kernel Slot",
-    "blockzoo.linear": "ExpertLinear LINEAR EXPERT_LINEAR matrix",
+    "blockzoo.linear": "ExpertLinear LINEAR EXPERT_LINEAR CHOSEN_LINEAR matrix",
+    "blockzoo.recording": "Noted Player",
     "blockzoo.registry": "Registrar",
     "blockzoo.hookspecs": "hookimpl blockzoo_register blockzoo_configs blockzoo_tracker",
     "blockzoo.plugins": "host load_file",

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.warm import Warm
+
 DISTRIBUTIONS = Path(__file__).parent / "distributions"
 EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "plugin-authors" / "examples"
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -44,18 +46,22 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return install(tmp_path_factory.mktemp("examples"), *folders)
 
 
+def environment_of(path: list[Path], home: Path, changes: dict[str, str]) -> dict[str, str]:
+    """The environment without what chooses plugins, and with those folders to import from."""
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("BLOCKZOO_", "PYTHON"))}
+    clean |= {"PYTHONPATH": os.pathsep.join(map(str, path)), "XDG_CONFIG_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    return clean | changes
+
+
 @pytest.fixture(scope="session")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """``python("-m", "blockzoo", ..., path=[...], **environment)``: a fresh interpreter that sees those folders."""
     home = tmp_path_factory.mktemp("home")
 
-    def run(
-        *arguments: str, path: list[Path], check: bool = False, **environment: str
-    ) -> subprocess.CompletedProcess[str]:
-        clean = {key: value for key, value in os.environ.items() if not key.startswith(("BLOCKZOO_", "PYTHON"))}
-        clean |= {"PYTHONPATH": os.pathsep.join(map(str, path)), "XDG_CONFIG_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    def run(*arguments: str, path: list[Path], check: bool = False, **changes: str) -> subprocess.CompletedProcess[str]:
+        environment = environment_of(path, home, changes)
         done = subprocess.run(
-            [sys.executable, *arguments], env=clean | environment, capture_output=True, text=True, timeout=300, cwd=home
+            [sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=300, cwd=home
         )
         assert not check or done.returncode == 0, done.stderr
         return done
@@ -64,10 +70,23 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.fixture(scope="session")
-def blockzoo(python: Run) -> Run:
+def warm_python(warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """``python`` in a process that has torch and other libraries already."""
+    home = tmp_path_factory.mktemp("home")
+
+    def run(*arguments: str, path: list[Path], check: bool = False, **changes: str) -> subprocess.CompletedProcess[str]:
+        done = warm.run(arguments, environment_of(path, home, changes), home)
+        assert not check or done.returncode == 0, done.stderr
+        return done
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def blockzoo(warm_python: Run) -> Run:
     """The command line: ``blockzoo("plugins", "--json", path=[good])``."""
 
     def run(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
-        return python("-m", "blockzoo", *arguments, **options)
+        return warm_python("-m", "blockzoo", *arguments, **options)
 
     return run

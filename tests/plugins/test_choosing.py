@@ -17,8 +17,8 @@ print(json.dumps([{p.name: p.state for p in host().plugins if p.state == "loaded
 """
 
 
-def imported(python: Any, path: list[Path], **environment: str) -> tuple[dict[str, str], list[str]]:
-    done = python("-c", STATES, path=path, check=True, **environment)
+def imported(warm_python: Any, path: list[Path], **environment: str) -> tuple[dict[str, str], list[str]]:
+    done = warm_python("-c", STATES, path=path, check=True, **environment)
     return json.loads(done.stdout)
 
 
@@ -26,22 +26,22 @@ def states(done: Any) -> dict[str, str]:
     return {row["name"]: row["state"] for row in json.loads(done.stdout) if not row["builtin"]}
 
 
-def test_environment_is_obeyed_before_any_import(python: Any, good: Path, bad: Path) -> None:
-    loaded, modules = imported(python, [good, bad], BLOCKZOO_PLUGINS="none")
+def test_environment_is_obeyed_before_any_import(warm_python: Any, good: Path, bad: Path) -> None:
+    loaded, modules = imported(warm_python, [good, bad], BLOCKZOO_PLUGINS="none")
     assert "demo" not in loaded
     assert not {"blockzoo_demo", "blockzoo_slow", "blockzoo_broken"} & set(modules)
-    loaded, modules = imported(python, [good, bad], BLOCKZOO_PLUGINS="demo")
+    loaded, modules = imported(warm_python, [good, bad], BLOCKZOO_PLUGINS="demo")
     assert "demo" in loaded
     assert not {"blockzoo_slow", "blockzoo_broken", "blockzoo_colliding"} & set(modules)
 
 
-def test_deny_list_is_obeyed_before_any_import(python: Any, good: Path, tmp_path: Path) -> None:
-    loaded, modules = imported(python, [good], BLOCKZOO_DENY_PLUGINS="demo, gpt2")
+def test_deny_list_is_obeyed_before_any_import(warm_python: Any, good: Path, tmp_path: Path) -> None:
+    loaded, modules = imported(warm_python, [good], BLOCKZOO_DENY_PLUGINS="demo, gpt2")
     assert not {"demo", "gpt2"} & set(loaded)
     assert not {"blockzoo_demo", "blockzoo_gpt2"} & set(modules)
     (tmp_path / "blockzoo").mkdir()
     (tmp_path / "blockzoo" / "plugins.toml").write_text('deny = ["demo"]\n')
-    loaded, modules = imported(python, [good], XDG_CONFIG_HOME=str(tmp_path), BLOCKZOO_PLUGINS="demo")
+    loaded, modules = imported(warm_python, [good], XDG_CONFIG_HOME=str(tmp_path), BLOCKZOO_PLUGINS="demo")
     assert "demo" not in loaded
     assert "blockzoo_demo" not in modules
 

@@ -57,8 +57,8 @@ def test_a_misspelt_name_is_an_error(blockzoo: Any, good: Path, tmp_path: Path, 
     assert not (tmp_path / "blockzoo").exists()
 
 
-def test_show_imports_only_what_it_shows(python: Any, good: Path, bad: Path) -> None:
-    done = python("-c", SHOW, path=[good, bad], check=True)
+def test_show_imports_only_what_it_shows(warm_python: Any, good: Path, bad: Path) -> None:
+    done = warm_python("-c", SHOW, path=[good, bad], check=True)
     assert "norm demo:dynamic_tanh" in done.stdout
 
 

@@ -55,8 +55,8 @@ layers: {count: 4, mixer: {cycle: [recurrent, recurrent, recurrent, latent]}, ff
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_passes_its_own_tests(name: str, examples: Path, python: Callable) -> None:
-    done = python("-m", "pytest", "-q", "-p", "no:cacheprovider", str(EXAMPLES / name), path=[examples])
+def test_it_passes_its_own_tests(name: str, examples: Path, warm_python: Callable) -> None:
+    done = warm_python("-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", str(EXAMPLES / name), path=[examples])
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
     assert " passed" in done.stdout
 

@@ -135,7 +135,7 @@ def test_doctor_calls_a_broken_plugin_broken(blockzoo: Any, good: Path, bad: Pat
     assert "plugin exits (blockzoo-broken-plugins)" in broken
 
 
-def test_a_module_that_shadows_a_built_in_one_is_not_taken_for_it(python: Any, tmp_path: Path) -> None:
+def test_a_module_that_shadows_a_built_in_one_is_not_taken_for_it(warm_python: Any, tmp_path: Path) -> None:
     (tmp_path / "blockzoo_gpt2").mkdir()
     (tmp_path / "blockzoo_gpt2" / "__init__.py").write_text("raise SystemExit('intruder')\n")
     script = (
@@ -143,4 +143,4 @@ def test_a_module_that_shadows_a_built_in_one_is_not_taken_for_it(python: Any, t
         "rows = [(p.state, p.error) for p in host().plugins if p.name == 'gpt2']\n"
         "assert rows == [('loaded', None)], rows\n"
     )
-    python("-c", script, path=[tmp_path], check=True)
+    warm_python("-c", script, path=[tmp_path], check=True)

@@ -61,11 +61,11 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def outcomes(written: dict[str, Path], python: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def outcomes(written: dict[str, Path], warm_python: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """State and outcome of each check of each of them, installed."""
     site = install(tmp_path_factory.mktemp("site"), *written.values())
     names = ",".join(f"my_{kind}" for kind in KINDS)
-    return json.loads(python("-c", CHECK, path=[site], check=True, BLOCKZOO_PLUGINS=names).stdout)
+    return json.loads(warm_python("-c", CHECK, path=[site], check=True, BLOCKZOO_PLUGINS=names).stdout)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -76,14 +76,14 @@ def test_it_passes_at_once(outcomes: dict[str, Any], kind: str) -> None:
     assert sum(result[1] == "passed" for result in results) >= 5
 
 
-def test_a_kernel_of_any_shipped_op_passes_at_once(python: Any, tmp_path: Path) -> None:
+def test_a_kernel_of_any_shipped_op_passes_at_once(warm_python: Any, tmp_path: Path) -> None:
     ops = sorted(builtin_registry().ops())
     assert {"attention", "linear", "expert_linear"} <= set(ops)
     for op in ops:
         create(f"my_{op}", "kernel", tmp_path / op, op)
     site = install(tmp_path / "site", *(tmp_path / op for op in ops))
     names = ",".join(f"my_{op}" for op in ops)
-    outcomes = json.loads(python("-c", CHECK, path=[site], check=True, BLOCKZOO_PLUGINS=names).stdout)
+    outcomes = json.loads(warm_python("-c", CHECK, path=[site], check=True, BLOCKZOO_PLUGINS=names).stdout)
     for op in ops:
         state, error, *results = outcomes[f"my_{op}"]
         assert (state, error) == ("loaded", None)

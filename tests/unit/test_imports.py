@@ -15,7 +15,7 @@ CORE = ROOT / "core" / "blockzoo"
 LAYERS = (  # from the bottom up; a module may import its own layer and those before it
     {"errors"},
     {"step", "storage"},
-    {"kernels", "cache", "cost", "blocks"},
+    {"kernels", "cache", "cost", "blocks", "recording"},
     {"linear", "tables"},
     {"registry"},
     {"plugins", "importing", "hooks", "hookspecs", "discovery", "selection", "deny", "shipped"},

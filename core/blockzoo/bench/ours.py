@@ -45,8 +45,10 @@ class Ours:
     """An `Engine`: what `generate` does at temperature 0, without text."""
 
     def __init__(self, model: Decoder, capacity: int) -> None:
-        self.model = model
+        from blockzoo.recording import Steps
+
         self.cache = model.new_cache(max_length=capacity)
+        self.steps = Steps(model, self.cache)
 
     def read(self, tokens: list[int]) -> int:
         self.cache.reset()
@@ -58,7 +60,7 @@ class Ours:
     def _next(self, tokens: list[int]) -> int:
         import torch
 
-        return int(self.model(torch.tensor([tokens]), cache=self.cache, last_only=True).argmax())
+        return int(self.steps(torch.tensor([tokens])).argmax())
 
 
 def measure(request: Request) -> Reply:

@@ -16,6 +16,7 @@ from torch import Tensor
 from blockzoo.cache import Bookmark
 from blockzoo.generation import Sampler, decode, never
 from blockzoo.model import Decoder
+from blockzoo.recording import Steps
 
 CHUNK = 512
 """Tokens read at once: how often a stop is looked for while a prompt is read."""
@@ -31,6 +32,7 @@ class Memory:
         self.model = model
         self.n_read = 0
         self._cache = model.new_cache(batch_size=1, max_length=max_length, dtype=dtype)
+        self._steps = Steps(model, self._cache)
         self._tokens: list[int] = []
         self._bookmark: tuple[int, Bookmark] | None = None
 
@@ -93,7 +95,7 @@ class Memory:
     def _run(self, tokens: Tensor) -> Tensor:
         """Read tokens (1, T)."""
         try:
-            logits = self.model(tokens, cache=self._cache, last_only=True)
+            logits = self._steps(tokens)
         except BaseException:  # some layers have these tokens, others don't
             self.forget()
             raise

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Collection, Iterator, Sequence
-from functools import partial
 from operator import index
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ import torch
 from blockzoo.generation.loop import decode
 from blockzoo.generation.prompts import check_prompt, left_padded
 from blockzoo.generation.sampling import Sampler, generator_for
+from blockzoo.recording import Steps
 
 if TYPE_CHECKING:
     from blockzoo.model import Decoder
@@ -64,7 +64,7 @@ def _stream(
     model.eval()
     try:
         cache = model.new_cache(batch_size=1, max_length=len(prompt) + max_new_tokens, dtype=cache_dtype)
-        read = partial(model, cache=cache, last_only=True)
+        read = Steps(model, cache)
         logits = read(torch.tensor([prompt], device=model.device))
         for [(_, token)] in decode(read, logits, sampler, [generator], max_new_tokens=max_new_tokens, stop=stop):
             yield token
@@ -106,10 +106,10 @@ def generate_batch(
         tokens, positions = left_padded(prompts, model.device)
         most = tokens.shape[1] + max_new_tokens
         cache = model.new_cache(batch_size=len(prompts), max_length=most, dtype=cache_dtype)
-        read = partial(model, cache=cache, last_only=True)
+        read = Steps(model, cache)
         for step in decode(
             read,  # the cache knows each row's length
-            read(tokens, positions=positions),
+            read(tokens, positions),
             sampler,
             generators,
             max_new_tokens=max_new_tokens,

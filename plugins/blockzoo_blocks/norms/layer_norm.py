@@ -5,12 +5,17 @@ The statistics are taken in float32 whatever the input's dtype.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar
 
+import torch
 from pydantic import Field, PositiveFloat
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from blockzoo.blocks import Cost, NormConfig, Parameter, Role
+from blockzoo.kernels import Example, Op, Slot
+from blockzoo.linear import phase_of
 
 
 class LayerNormConfig(NormConfig):
@@ -28,9 +33,48 @@ class LayerNormConfig(NormConfig):
     def samples(cls) -> list[LayerNormConfig]:
         return [cls(), cls(eps=1e-3, bias=False)]
 
-    def build(self, dim: int) -> nn.Module:
-        return nn.LayerNorm(dim, eps=self.eps, bias=self.bias)
+    def build(self, dim: int) -> LayerNorm:
+        return LayerNorm(dim, eps=self.eps, bias=self.bias)
 
     def cost(self, dim: int) -> Cost:
         gain = {"weight": Parameter((dim,), Role.GAIN)}
         return Cost({**gain, "bias": Parameter((dim,), Role.BIAS)} if self.bias else gain)
+
+
+def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, *, eps: float) -> Tensor:
+    """x (..., D) less its mean, over its standard deviation, times weight (D,), plus bias (D,)."""
+    return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
+
+
+def examples(dtype: torch.dtype, device: torch.device) -> Iterator[Example]:
+    """A token, several; widths of no power of two; rows far from zero; with and without a bias."""
+    generator = torch.Generator().manual_seed(0)
+    for shape, bias, eps, mean in (
+        ((1, 1, 100), True, 1e-5, 0),
+        ((2, 7, 48), False, 1e-2, 0),
+        ((3, 577), True, 1e-5, 9),
+    ):
+        x, weight, b = (torch.randn(s, generator=generator) for s in (shape, shape[-1:], shape[-1:]))
+        x = x + mean if mean else x / 10  # of a variance that eps is not lost beside
+        args = [x.to(device, dtype), weight.to(device, dtype), b.to(device, dtype) if bias else None]
+        yield Example(f"{shape}{', bias' * bias}, eps {eps:g}", tuple(args), {"eps": eps}, static={"eps": eps})
+
+
+LAYER_NORM = Op(
+    "layer_norm",
+    layer_norm,
+    examples,
+    {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3},
+    static=frozenset({"eps"}),
+)
+
+
+class LayerNorm(nn.LayerNorm):
+    """(x - mean) / sqrt(variance + eps) * weight + bias over the last axis. Shape (..., D) -> (..., D), dtype kept."""
+
+    def __init__(self, dim: int, eps: float = 1e-5, bias: bool = True) -> None:
+        super().__init__(dim, eps=eps, bias=bias)
+        self.slot = Slot(LAYER_NORM, eps=eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.slot[phase_of(x.numel() // x.shape[-1])](x, self.weight, self.bias, eps=self.eps)

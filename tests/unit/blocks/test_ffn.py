@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from blockzoo.blocks import Dims
+from blockzoo.plugins import host
 from blockzoo_blocks.ffn.activations import ACTIVATIONS
 from blockzoo_blocks.ffn.glu import GLU, GLUConfig
 from blockzoo_blocks.ffn.mlp import MLPConfig
@@ -138,6 +139,8 @@ def test_shared_expert_sees_every_token() -> None:
 
 
 def test_wrong_between_fields() -> None:
+    host()  # messages say blocks' names, which they get as they are registered
+
     def problems(config: Any) -> dict[str, str]:
         return dict(config.check(DIMS))
 

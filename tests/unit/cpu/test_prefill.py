@@ -155,9 +155,9 @@ def test_products_of_pytorch_before_and_after_are_right() -> None:
 @pytest.mark.parametrize("counts", [None, [4, 16]], ids=str)
 def test_its_fake_tells_the_compiler_the_same_shape(counts: list[int] | None) -> None:
     packed = MXFP4Config().pack(drawn(40, 64) if counts is None else drawn(2, 40, 64))
-    parts = [packed["blocks"].flatten(-2), packed["scales"], None, drawn(20, 64)]
-    real = torch.ops.blockzoo_cpu.packed(MXFP4, *parts, counts)
-    fake = torch.ops.blockzoo_cpu.packed(MXFP4, *(None if t is None else t.to("meta") for t in parts), counts)
+    parts = [drawn(20, 64), packed["blocks"].flatten(-2), packed["scales"], None]
+    real = torch.ops.blockzoo_cpu.packed(*parts, counts, MXFP4)
+    fake = torch.ops.blockzoo_cpu.packed(*(None if t is None else t.to("meta") for t in parts), counts, MXFP4)
     assert (fake.shape, fake.dtype) == (real.shape, real.dtype)
 
 

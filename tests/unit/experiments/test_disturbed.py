@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from blockzoo.cli import main
 from blockzoo.experiments.conduct import conduct
 from blockzoo.experiments.plan import load_experiment, make_plan
 from blockzoo.registry import Registry
@@ -53,12 +54,15 @@ def undisturbed(registry: Registry) -> Callable[[Path, Path], None]:
     return make
 
 
+def command(file: Path, out: Path) -> list[str]:
+    return ["compare", str(file), "--out", str(out), "--json"]
+
+
 def start(file: Path, out: Path, **options: Any) -> subprocess.Popen[str]:
     """``blockzoo compare`` in a process group of its own."""
-    command = [sys.executable, "-m", "blockzoo", "compare", str(file), "--out", str(out), "--json"]
     environment = {**os.environ, "BLOCKZOO_PLUGINS": "none"}
     return subprocess.Popen(
-        command,
+        [sys.executable, "-m", "blockzoo", *command(file, out)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -158,7 +162,7 @@ def test_ctrl_c_to_the_process_group_saves_and_the_same_command_goes_on(
     states = {RunFolder(file.parent).status()["state"] for file in out.glob("*/status.json")}
     assert states <= {"interrupted", "done"}
     assert "interrupted" in states
-    assert kill_at_random(file, out, 0, random.Random(0), pause=0) == 0
+    assert main(command(file, out)) == 0
     undisturbed(file, tmp_path / "undisturbed")
     same_runs(out, tmp_path / "undisturbed")
 
@@ -179,6 +183,6 @@ def test_a_disk_that_fills_up_fails_the_runs_and_loses_none(
     assert "metrics.jsonl: can't write metrics: File too large" in errors
     assert "1 of 1 runs failed" in errors
     assert all(RunFolder(run.parent).checkpoints.latest() for run in out.glob("*/run.json"))
-    assert kill_at_random(file, out, 0, random.Random(0), pause=0) == 0
+    assert main(command(file, out)) == 0
     undisturbed(file, tmp_path / "undisturbed")
     same_runs(out, tmp_path / "undisturbed")

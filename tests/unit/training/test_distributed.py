@@ -27,6 +27,7 @@ from blockzoo.training.folder import RunFolder
 from blockzoo.training.interrupt import Interrupt, Interrupted
 from blockzoo.training.run import Run
 from blockzoo.training.sharding import parallel_of
+from tests.warm import Warm
 
 from .conftest import MODEL, TRAIN
 from .together import Stops
@@ -41,6 +42,7 @@ CALM = {
     },
 }
 """Without dropout, which each process draws for itself, and balance, which is of what a process sees."""
+Together = Callable[[list[dict[str, Any]]], "subprocess.CompletedProcess[str]"]
 DRIVER = Path(__file__).parent / "together.py"
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
 TORCHRUN += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
@@ -58,15 +60,14 @@ def environment() -> dict[str, str]:
     }
 
 
-def together(specs: list[dict[str, Any]], timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*TORCHRUN, str(DRIVER), json.dumps(specs)],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
+@pytest.fixture(scope="module")
+def together(warm: Warm, folder: Path) -> Together:
+    """torchrun's, of which only the processes that it starts have torch to import."""
+
+    def run(specs: list[dict[str, Any]]) -> subprocess.CompletedProcess[str]:
+        return warm.run([*TORCHRUN[1:], str(DRIVER), json.dumps(specs)], environment(), folder)
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +97,7 @@ def spec(text: Path, out: Path, **changes: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def runs(text: Path, folder: Path, alone: Callable[..., Run]) -> dict[str, RunFolder]:
+def runs(together: Together, text: Path, folder: Path, alone: Callable[..., Run]) -> dict[str, RunFolder]:
     """By name: undisturbed ones of one and two processes, and those that changed from one to two or back."""
     wanted = [
         spec(text, folder / "ddp", parallel="ddp"),
@@ -154,7 +155,7 @@ def test_who_trained_is_on_record(runs: dict[str, RunFolder]) -> None:
     assert {name: runs[name].read("run.json")["worlds"] for name in expected} == expected  # type: ignore[index]
 
 
-def test_one_that_fails_ends_all(text: Path, folder: Path, alone: Callable[..., Run]) -> None:
+def test_one_that_fails_ends_all(together: Together, text: Path, folder: Path, alone: Callable[..., Run]) -> None:
     done = together([spec(text, folder / "breaks", breaks=True)])
     assert done.returncode != 0
     assert "ValueError: a bad shard" in done.stderr
@@ -163,7 +164,9 @@ def test_one_that_fails_ends_all(text: Path, folder: Path, alone: Callable[..., 
 
 
 @pytest.mark.slow
-def test_one_that_is_killed_ends_all_and_the_run_goes_on(text: Path, folder: Path, alone: Callable[..., Run]) -> None:
+def test_one_that_is_killed_ends_all_and_the_run_goes_on(
+    together: Together, text: Path, folder: Path, alone: Callable[..., Run]
+) -> None:
     done = together([spec(text, folder / "dies", dies=True, checkpoint_every=2)])
     assert done.returncode != 0
     run = alone("dies")
@@ -201,7 +204,9 @@ def test_ctrl_c_saves_and_one_process_goes_on(text: Path, tmp_path: Path, parall
 
 
 @pytest.mark.slow
-def test_weights_that_train_quantized_are_split_too(text: Path, folder: Path, alone: Callable[..., Run]) -> None:
+def test_weights_that_train_quantized_are_split_too(
+    together: Together, text: Path, folder: Path, alone: Callable[..., Run]
+) -> None:
     """Roundings may fall to the other side, so curves are near and no more."""
     model = {**CALM, "quantizer": {"type": "int8", "group_size": 8}}
     one = alone("quantized one", model).execute().metrics.read()

@@ -6,8 +6,6 @@ import csv
 import json
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -21,6 +19,7 @@ from blockzoo.training import trackers
 from blockzoo.training.interrupt import Interrupted
 from blockzoo.training.run import Run
 from blockzoo.training.trackers import TrackedRun
+from tests.warm import Warm
 
 from .conftest import MODEL
 from .test_run import StopsAt
@@ -154,22 +153,15 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
-def test_the_tracker_of_the_page_for_authors_works(text: Path, tmp_path: Path) -> None:
+def test_the_tracker_of_the_page_for_authors_works(warm: Warm, text: Path, tmp_path: Path) -> None:
     """As a user has it: one file, loaded and named on the command line."""
     page = Path(__file__).resolve().parents[3] / "docs" / "plugin-authors" / "hooks.md"
     (code,) = re.findall(r"^```python file=csv_tracker.py\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
     (tmp_path / "csv_tracker.py").write_text(code)
     (tmp_path / "tiny.yaml").write_text(json.dumps(MODEL))
     arguments = ["--plugin", "csv_tracker.py", "train", "tiny.yaml", "--data", str(text), "--steps", "3"]
-    done = subprocess.run(
-        [sys.executable, "-m", "blockzoo", *arguments, "--tracker", "csv_tracker"],
-        env={**os.environ, "BLOCKZOO_PLUGINS": "none", "OMP_NUM_THREADS": "1"},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    environment = {**os.environ, "BLOCKZOO_PLUGINS": "none", "OMP_NUM_THREADS": "1"}
+    done = warm.run(["-m", "blockzoo", *arguments, "--tracker", "csv_tracker"], environment, tmp_path)
     assert done.returncode == 0, done.stderr
     (file,) = tmp_path.glob("runs/tiny-*/figures.csv")
     rows = list(csv.reader(file.read_text().splitlines()))

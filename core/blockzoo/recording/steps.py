@@ -1,0 +1,166 @@
+"""Reading one token a row, by the model's code or by a recording of it.
+
+Axes: B rows, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn.modules import module as hooks
+
+from blockzoo.recording.tape import Tape, tape
+from blockzoo.recording.trace import Trace, UnrecordableError, memory_of
+
+if TYPE_CHECKING:
+    from blockzoo.cache import ModelCache
+    from blockzoo.model import Decoder
+
+LOG = logging.getLogger(__name__)
+WORTH = 8
+"""Steps that a recording must serve to be made: two are noted, which takes longer than making them."""
+
+
+@dataclass
+class _Take:
+    """A noted step: the lengths of the cache at which it, or a recording of it, may stand for a step."""
+
+    tokens: Tensor  # (B, 1): where its calls find them
+    begin: int
+    end: int
+    memory: tuple[int, ...]
+    trace: Trace
+    logits: Tensor
+
+
+@dataclass(frozen=True)
+class _Recording:
+    take: _Take
+    tape: Tape
+
+
+class Steps:
+    """``steps(tokens)``: (B, T) int64 -> logits (B, 1, V) of the last token, as ``model(tokens, cache=cache,
+    last_only=True)`` gives them. Hold it while one answer is generated.
+
+    Steps of one token are recorded where they can be: on a CPU, where a plugin plays recordings (``Player``), with rows
+    of one length and states that store evenly. ``why_not`` says why they aren't.
+    """
+
+    def __init__(self, model: Decoder, cache: ModelCache) -> None:
+        self.model = model
+        self.cache = cache
+        self.why_not = _refusal(model)
+        self._first: _Take | None = None
+        self._recording: _Recording | None = None
+
+    @property
+    def recorded(self) -> bool:
+        """Whether there is a recording now."""
+        return self._recording is not None
+
+    @torch.no_grad()
+    def __call__(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
+        length = self.cache.length
+        if self.why_not is not None or tokens.shape[1] != 1 or positions is not None or length is None:
+            return self._plain(tokens, positions)
+        memory = self._memory(tokens)
+        recording = self._recording
+        if recording is not None and recording.take.memory == memory and _covers(recording.take, length):
+            return self._replayed(recording, tokens, length)
+        first = self._first
+        if first is not None and first.memory == memory and first.begin + 1 == length < first.end:
+            return self._second(first, tokens)
+        return self._noted(tokens, length, memory)
+
+    def _plain(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
+        return self.model(tokens, positions=positions, cache=self.cache, last_only=True)
+
+    def _replayed(self, recording: _Recording, tokens: Tensor, length: int) -> Tensor:
+        self.model.check(tokens)
+        recording.take.tokens.copy_(tokens)
+        recording.tape.play(length - recording.take.begin)
+        self.cache.count(1)
+        return recording.take.logits.clone()
+
+    def _noted(self, tokens: Tensor, length: int, memory: tuple[int, ...]) -> Tensor:
+        """A step that is noted, where enough can follow that are like it."""
+        self._first = self._recording = None
+        even = self.cache.even_steps()
+        made = self._traced(tokens.clone(), tokens) if even >= WORTH else None
+        if made is None:
+            return self._plain(tokens)
+        at, trace, logits = made
+        self._first = _Take(at, length, length + even, memory, trace, logits)
+        return logits.clone()
+
+    def _second(self, first: _Take, tokens: Tensor) -> Tensor:
+        """A step that is noted, and from both a recording, which must give the logits that the step did."""
+        self._first = None
+        made = self._traced(first.tokens, tokens)
+        if made is None:
+            return self._plain(tokens)
+        _, trace, logits = made
+        moving = [memory_of(tensor) for tensor in self.cache.moving()]
+        try:
+            recording = _Recording(first, tape(first.trace, trace, first.logits, moving, self.model.players))
+        except UnrecordableError as error:
+            self._give_up(str(error))
+            return logits
+        written = [(tensor, tensor.clone()) for tensor in recording.tape.written]
+        recording.tape.play(1)
+        if _alike(first.logits, logits):
+            self._recording = recording
+        else:
+            for tensor, before in written:
+                tensor.copy_(before)
+            self._give_up("a replay gives other logits than the step itself")
+        return logits
+
+    def _traced(self, at: Tensor, tokens: Tensor) -> tuple[Tensor, Trace, Tensor] | None:
+        """A step of these tokens, put ``at`` a place, its calls and logits; None if it can't be noted: it isn't done."""
+        self.model.check(tokens)
+        at.copy_(tokens)
+        trace = Trace()
+        try:
+            with self.cache.seen_as(trace.wrap):
+                step = self.cache.step((len(tokens), 1), None, "decode")
+                logits = self.model.compute(trace.wrap(at), step, self.cache, last_only=True)
+        except Exception as error:  # whatever a block does with a tensor that has no values
+            self._give_up((str(error).strip() or type(error).__name__).splitlines()[0])
+            return None
+        return at, trace, trace.unwrap(logits)
+
+    def _give_up(self, why: str) -> None:
+        LOG.debug("decoding is not recorded: %s", why)
+        self.why_not = why
+
+    def _memory(self, tokens: Tensor) -> tuple[int, ...]:
+        """What a recording's calls name, and so must stay what it was."""
+        return len(tokens), id(self.model.bindings), *(memory_of(tensor) for tensor in self.cache.moving())
+
+
+def _covers(take: _Take, length: int) -> bool:
+    return take.begin <= length < take.end
+
+
+def _alike(replayed: Tensor, made: Tensor) -> bool:
+    """Within what rounding may do: a player may sum in another order than PyTorch."""
+    return bool((replayed - made).abs().max() <= 2e-2 * made.abs().max())
+
+
+def _refusal(model: Decoder) -> str | None:
+    if model.device.type != "cpu":
+        return "recordings are for CPUs"
+    if not model.players:
+        return "no plugin plays recordings here"
+    if model.training:
+        return "the model trains"
+    watched = any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    if watched or hooks._global_forward_hooks or hooks._global_forward_pre_hooks:
+        return "modules have forward hooks, which a recording would pass by"
+    return None
