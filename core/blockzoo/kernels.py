@@ -26,6 +26,7 @@ class Example:
     """One input to try a kernel on: a name for messages, positional and keyword arguments of the op.
 
     ``static``: what a block's slot would say of such a call beforehand. ``phases``: those in which it occurs.
+    ``within``: a tolerance of its own, below the op's, where its numbers are chosen so that one rounding shows.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Example:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     static: Mapping[str, Any] = field(default_factory=dict)
     phases: tuple[Phase, ...] = PHASES
+    within: float | None = None
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ def blockzoo_register(registry: Registrar) -> None:
     from blockzoo_blocks.ffn.activation import ACTIVATION
     from blockzoo_blocks.ffn.gate import GATE
     from blockzoo_blocks.ffn.glu import GLUConfig
+    from blockzoo_blocks.ffn.mixing import MIX_EXPERTS
     from blockzoo_blocks.ffn.mlp import MLPConfig
     from blockzoo_blocks.ffn.moe import MoEConfig
     from blockzoo_blocks.mixers.attention import ATTENTION
@@ -42,6 +43,7 @@ def blockzoo_register(registry: Registrar) -> None:
     registry.op(RMS_NORM)
     registry.op(ROTARY)
     registry.op(LAYER_NORM)
+    registry.op(MIX_EXPERTS)
     registry.op(LINEAR)
     registry.op(EXPERT_LINEAR)
     registry.op(CHOSEN_LINEAR)

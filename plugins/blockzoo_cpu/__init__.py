@@ -16,6 +16,7 @@ def blockzoo_register(registry: Registrar) -> None:
     from blockzoo_cpu.activations import ACTIVATION
     from blockzoo_cpu.attention import ATTENTION
     from blockzoo_cpu.linear import CHOSEN_ROWS, EXPERT_ROWS, LINEAR_ROWS
+    from blockzoo_cpu.mixing import MIX_EXPERTS
     from blockzoo_cpu.player import PLAYER
     from blockzoo_cpu.pointwise import GATE, LAYER_NORM, RMS_NORM, ROTARY
     from blockzoo_cpu.prefill import EXPERT_TILES, LINEAR_TILES
@@ -32,6 +33,7 @@ def blockzoo_register(registry: Registrar) -> None:
     registry.kernel("chosen_linear", CHOSEN_ROWS)
     registry.kernel("linear", LINEAR_TILES)
     registry.kernel("expert_linear", EXPERT_TILES)
+    registry.kernel("mix_experts", MIX_EXPERTS)
     registry.kernel("rms_norm", RMS_NORM)
     registry.kernel("rotary", ROTARY)
     registry.player("calls", PLAYER)

@@ -1,8 +1,7 @@
 /* Calls one after another in one team of threads: starting a team and leaving Python cost more than a small kernel. */
 #include "calls.h"
 
-/* In the order of calls.py. */
-static const Operation *const OPERATIONS[] = {&ROWS, &ATTEND, &RMS_NORM, &LAYER_NORM, &ROTARY, &GATE, &GELU, &GELU_BACKWARD, &ADD, &COPY};
+const Operation *const OPERATIONS[] = {&ROWS, &ATTEND, &RMS_NORM, &LAYER_NORM, &ROTARY, &GATE, &GELU, &GELU_BACKWARD, &MIX, &ADD, &COPY};
 
 int run(const Call *calls, int64_t n) {
     size_t most = 0;

@@ -14,10 +14,11 @@ typedef struct {
 } Operation;
 
 #pragma GCC visibility push(hidden)
-extern const Operation ROWS, ATTEND, RMS_NORM, LAYER_NORM, ROTARY, GATE, GELU, GELU_BACKWARD, ADD, COPY;
+extern const Operation ROWS, ATTEND, RMS_NORM, LAYER_NORM, ROTARY, GATE, GELU, GELU_BACKWARD, MIX, ADD, COPY;
+extern const Operation *const OPERATIONS[]; /* by their places in a call, the order of calls.py */
 #pragma GCC visibility pop
 
-/* One call of the operation of that place in calls.c. */
+/* One call of the operation of that place. */
 typedef struct {
     int64_t operation;
     const void *told;

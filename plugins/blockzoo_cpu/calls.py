@@ -20,7 +20,8 @@ from blockzoo_cpu.library import function
 
 OPS = torch.library.Library("blockzoo_cpu", "DEF")
 OPERATIONS = (
-    "rows", "attend", "rms_norm", "layer_norm", "rotary", "gate", "gelu_tanh", "gelu_tanh_backward", "add", "copy"
+    "rows", "attend", "rms_norm", "layer_norm", "rotary", "gate", "gelu_tanh", "gelu_tanh_backward", "mix_experts", "add",
+    "copy",
 )  # fmt: skip
 """In the order of calls.c."""
 

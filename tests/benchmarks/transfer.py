@@ -4,11 +4,12 @@
     python tests/benchmarks/transfer.py --plot docs/guide/learning-rates.json docs/guide/learning-rates.svg
 
 Small models on bytes of the Python standard library, over 4 times the width, 4 times the depth, and both. At each
-shape the search of ``blockzoo compare`` runs over a log2 grid until the best rate is an inner one. What is done is
-kept: the same command goes on where it was stopped. All points are written to ``OUT/transfer.json``, which the plot
-of docs/guide/learning-rates.md is drawn from. Aim: with CompleteP no best rate is more than one grid step from the
-base's, where with the standard parametrization it moves. Steps are coarse, so the vertex of a parabola through the
-best point and its neighbours is told, too.
+shape the search of ``blockzoo compare`` runs over a grid of half octaves (factors of sqrt 2) until the best rate is an
+inner one. What is done is kept: the same command goes on where it was stopped. All points are written to
+``OUT/transfer.json``, which the plot of docs/guide/learning-rates.md is drawn from. Aim: with CompleteP no best rate is
+more than one grid step from the base's, where with the standard parametrization it moves. Near its best a curve is
+flat and noise decides between neighbours, so the vertex of a parabola fitted within an octave of the best point is
+told, too, seed by seed, and so is what training at the base's best rate costs.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import json
 import logging
 import multiprocessing
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from math import log2
@@ -26,9 +27,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+
 WIDTH, DEPTH, HEAD = 32, 2, 16
 AXES = {"width": (1, 2, 4), "depth": (1, 2, 4), "both": (1, 4)}
-GRID = tuple(2.0**power for power in range(-9, -4))
+STEP = 0.5
+"""Octaves from a rate to the next."""
+GRID = tuple(2.0 ** (STEP * n) for n in range(-18, -9))
 EXTEND = 6
 RECIPE = {
     "steps": 300,
@@ -160,7 +165,7 @@ def sweep(out: Path, workers: int, seeds: Sequence[int]) -> list[Found]:
             (one.shape, lr, seed, out)
             for one in found.values()
             if isinstance(answer := search.next(one.means), Try)
-            for lr in answer.points
+            for lr in missing(one.tried, answer.points)
             for seed in seeds
         ]:
             jobs.sort(key=lambda job: job[0].d_model ** 2 * job[0].n_layers, reverse=True)
@@ -174,7 +179,14 @@ def sweep(out: Path, workers: int, seeds: Sequence[int]) -> list[Found]:
     return [Found(shape, found[shape.key].tried, found[shape.key].answer) for shape in SHAPES]
 
 
-def document(found: Sequence[Found], seeds: Sequence[int], seconds: float) -> dict[str, Any]:
+def missing(tried: Collection[float], wanted: Collection[float]) -> list[float]:
+    """The rates a step apart that lie within all of these and aren't tried: ``Search`` grows by whole octaves."""
+    both = [*tried, *wanted]
+    low, high = (round(log2(rate) / STEP) for rate in (min(both), max(both)))
+    return [rate for n in range(low, high + 1) if (rate := 2.0 ** (STEP * n)) not in tried]
+
+
+def document(found: Sequence[Found], seeds: Sequence[int]) -> dict[str, Any]:
     """What is written, and drawn: a row a shape, with every point and the best rate, null where there is none."""
     from blockzoo.experiments.rates import Chosen
 
@@ -190,7 +202,8 @@ def document(found: Sequence[Found], seeds: Sequence[int], seconds: float) -> di
                 "d_model": shape.d_model,
                 "n_layers": shape.n_layers,
                 "best": best,
-                "vertex": None if best is None else vertex(one.means, best),
+                "vertex": vertex(one.means),
+                "vertex_by_seed": [vertex({lr: f[n] for lr, f in one.tried.items()}) for n in range(len(seeds))],
                 "why_none": None if best is not None else one.answer.reason,
                 "points": [
                     {"lr": lr, "bits_per_byte": one.means[lr], "by_seed": figures}
@@ -203,32 +216,54 @@ def document(found: Sequence[Found], seeds: Sequence[int], seconds: float) -> di
         "data": DATA,
         "base": {"d_model": WIDTH, "n_layers": DEPTH},
         "seeds": list(seeds),
-        "seconds": round(seconds),
         "shapes": rows,
     }
 
 
-def vertex(means: dict[float, float | None], best: float) -> float | None:
-    """The rate at the least of the parabola, over log2 of the rate, through the best point and its two neighbours."""
-    rates = sorted(means)
-    index = rates.index(best)
-    low, middle, high = (means[rate] for rate in rates[index - 1 : index + 2])
-    if low is None or middle is None or high is None or low + high <= 2 * middle:
+def vertex(figures: Mapping[float, float | None]) -> float | None:
+    """The rate at the least of the parabola, over log2 of the rate, fitted to the points within an octave of the best.
+
+    None where they don't rise on both sides.
+    """
+    trained = {log2(rate): figure for rate, figure in figures.items() if figure is not None}
+    if not trained:
         return None
-    return best * 2 ** (0.5 * (low - high) / (low - 2 * middle + high))
+    best = min(trained, key=trained.__getitem__)
+    near = [power for power in trained if abs(power - best) < 1 + STEP / 2]
+    if best in (min(near), max(near)):
+        return None
+    square, slope, _ = np.polyfit([power - best for power in near], [trained[power] for power in near], 2)
+    return float(2 ** (best - slope / (2 * square))) if square > 0 else None
 
 
-def moves(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[str, str, int, float | None, float | None]]:
-    """(parametrization, axis, factor, octaves of the best rate from the base's, the same of vertices)."""
+def moves(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """A line a shape: how far its best rate is from the base's."""
     for (parametrization, axis), group in groupby(rows, key=lambda row: (row["parametrization"], row["axis"])):
         base, *others = group
         for row in others:
-            octaves = [log2(row[k] / base[k]) if row[k] and base[k] else None for k in ("best", "vertex")]
-            yield parametrization, axis, row["factor"], *octaves
+            yield f"{parametrization:10} {row['factor']}x {axis:5}: {'; '.join(moved(base, row))}"
+
+
+def moved(base: dict[str, Any], row: dict[str, Any]) -> Iterator[str]:
+    """Grid steps from the base's best rate, bits per byte it costs over the least here, octaves from its vertices."""
+    if base["best"] is None or row["best"] is None:
+        yield "no optimum"
+        return
+    figures = {point["lr"]: point["bits_per_byte"] for point in row["points"]}
+    there = figures[base["best"]]
+    least = min(figure for figure in figures.values() if figure is not None)
+    yield f"{log2(row['best'] / base['best']) / STEP:+.0f} grid steps"
+    yield "the base's rate " + ("diverges" if there is None else f"costs {there - least:.3f}")
+    named = [("vertex", base["vertex"], row["vertex"])]
+    named += [("a seed's", *pair) for pair in zip(base["vertex_by_seed"], row["vertex_by_seed"], strict=True)]
+    yield from (f"{name} {log2(here / origin):+.2f} octaves" for name, origin, here in named if origin and here)
 
 
 def draw(rows: Sequence[dict[str, Any]], file: Path) -> None:
-    """Bits per byte against the rate: a row of panels a parametrization, a line a shape, its best marked."""
+    """Bits per byte against the rate: a row of panels a parametrization, a line a shape, its best marked.
+
+    The dotted line is at the best rate of the base.
+    """
     import matplotlib
 
     matplotlib.use("svg")
@@ -245,13 +280,15 @@ def draw(rows: Sequence[dict[str, Any]], file: Path) -> None:
         panel.plot(*zip(*points, strict=True), ".-", color=COLOURS[row["factor"]], label=label, linewidth=1.2)
         if row["best"] is not None:
             panel.plot(row["best"], dict(points)[row["best"]], "o", color="#d94801", markersize=7, fillstyle="none")
-    for (parametrization, title), line in zip(titles.items(), panels, strict=True):
+            if row["factor"] == 1:
+                panel.axvline(row["best"], color="#d94801", linewidth=0.8, linestyle=":")
+    for title, line in zip(titles.values(), panels, strict=True):
         for axis, panel in zip(AXES, line, strict=True):
             panel.set_xscale("log", base=2)
             panel.set_title(f"{title}, 4x {axis}", fontsize=9)
             panel.legend(frameon=False, fontsize=7)
-            best = [row for row in rows if row["parametrization"] == parametrization and row["axis"] == axis]
-            figures = [p["bits_per_byte"] for row in best for p in row["points"] if p["bits_per_byte"] is not None]
+            both = [p["bits_per_byte"] for row in rows if row["axis"] == axis for p in row["points"]]
+            figures = [figure for figure in both if figure is not None]
             panel.set_ylim(min(figures) - 0.05, min(min(figures) + 1.5, max(figures) + 0.05))
     figure.supxlabel("learning rate", fontsize=9)
     figure.supylabel("bits per byte, held out", fontsize=9)
@@ -269,18 +306,14 @@ def main() -> None:
         draw(json.loads(options.plot[0].read_text())["shapes"], options.plot[1])
         return
     logging.disable(logging.WARNING)
-    begin = time.perf_counter()
     found = sweep(options.out, options.workers, options.seeds)
-    made = document(found, options.seeds, time.perf_counter() - begin)
+    made = document(found, options.seeds)
     (options.out / "transfer.json").write_text(json.dumps(made, indent=1) + "\n")
     draw(made["shapes"], options.out / "transfer.svg")
     for row in made["shapes"]:
         best = row["why_none"] if row["best"] is None else f"best {row['best']:.5f}"
         print(f"{row['parametrization']:10} {row['n_layers']} x {row['d_model']}: {best}")
-    for parametrization, axis, factor, steps, octaves in moves(made["shapes"]):
-        moved = "no optimum" if steps is None else f"{steps:+.0f} grid steps"
-        between = "" if octaves is None else f", vertex {octaves:+.1f} octaves"
-        print(f"{parametrization:10} {factor}x {axis}: {moved}{between}")
+    print(*moves(made["shapes"]), sep="\n")
 
 
 if __name__ == "__main__":

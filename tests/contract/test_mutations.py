@@ -193,7 +193,28 @@ def test_a_bias_left_out_is_not_blamed_on_the_quantizer() -> None:
     op, kernel, check = kernels.FAULTS["bias_left_out"]
     message = caught(check_of("kernel", "plain", (op, kernel), check))
     assert message.startswith("plain on cpu for `linear`: '1 x 32 -> 48, bias' in")
-    assert message.endswith("; does it add the bias?")
+    assert message.endswith("; it ignores `bias`")
+
+
+def test_an_option_is_blamed_only_where_the_kernel_ignores_it() -> None:
+    def faulty(function: Any) -> str:
+        kernel = replace(kernels.CONTROL, function=function, supports=kernels.always)
+        return caught(check_of("kernel", "mine", ("attention", kernel), "equals_reference"))
+
+    def without(*names: str) -> Any:
+        return lambda *args, **options: ATTENTION.reference(
+            *args, **{name: value for name, value in options.items() if name not in names}
+        )
+
+    assert "; it ignores `window`: heed it, or say no to it" in faulty(without("window"))
+    three = faulty(without("window", "sinks", "softcap", "bias"))
+    assert "it ignores" in three
+    wrong_at_sinks = faulty(
+        lambda *args, sinks=None, **options: ATTENTION.reference(
+            *args, sinks=None if sinks is None else -sinks, **options
+        )
+    )
+    assert "ignores" not in wrong_at_sinks
 
 
 def draws_anew(dtype: torch.dtype, device: torch.device) -> Iterator[Example]:
@@ -349,6 +370,11 @@ FAMILY_FAULTS: list[tuple[str, dict[str, Any], str]] = [
     ),
     ("every_key_once", {"keys": no_norm_weights()}, "too many in silence"),
     ("recognized", {"recognizes": lambda values: True}, "look for your model_type"),
+    (
+        "recognized",
+        {"recognizes": lambda v: "n_embd" in v or "hidden_size" in v},
+        "claims a config.json of gpt_oss (hf)",
+    ),
 ]
 
 
@@ -370,6 +396,54 @@ def test_a_faulty_family_is_caught_by_name(check: str, changes: dict[str, Any], 
 def test_null_may_be_none_or_said_to_be_the_default(changes: dict[str, Any]) -> None:
     layout = replace(GPT2.layouts["hf"], write_config=writes_the_window, **changes)
     family_check(replace(GPT2, layouts={"hf": layout}), "null_is_none").run()
+
+
+def test_without_finish_no_check_leads_astray() -> None:
+    wrong = replace(GPT2, layouts={"hf": replace(GPT2.layouts["hf"], read_config=takes_any_key)})
+    for check in ("every_value_counts", "null_is_none"):
+        with pytest.raises(CheckSkipped, match=r"doesn't end with keys\.finish\(\).* see unknown_keys"):
+            family_check(wrong, check).run()
+
+
+def test_recorded_windows_that_show_nothing_are_refused() -> None:
+    family = builtin_registry().families()["qwen3"]
+    layout = family.layouts["hf"]
+    wide = tuple(
+        replace(sample, config_json={**sample.config_json, "sliding_window": 12})
+        for sample in layout.samples
+        if "sliding_window" in sample.config_json
+    )
+    registry = builtin_registry()
+    registry.things["family", "qwen3", "qwen3"] = replace(family, layouts={"hf": replace(layout, samples=wide)})
+    (check,) = [c for c in checks_of(Component("family", "qwen3", "qwen3"), registry) if c.name == "recorded_logits"]
+    assert "windows of 12 or more, so they can't show a wrong one: record a sample with" in caught(check)
+
+
+@pytest.mark.parametrize("check", ["compiles", "exports"])
+def test_what_is_wrong_without_a_compiler_is_not_blamed_on_it(check: str) -> None:
+    message = caught(check_of("ffn", "faulty", blocks.BareTensor, check))
+    assert message.endswith("returns Tensor, not (y, aux): return (y, {})")
+
+
+def test_somebody_elses_kernel_is_named() -> None:
+    def doubled(q: Tensor, *args: Any, **options: Any) -> Tensor:
+        return ATTENTION.reference(q * (1 + (q.shape[2] == 1)), *args, **options)
+
+    registry = builtin_registry()
+    registrar = Registrar(registry, "others")
+    kernel = replace(kernels.CONTROL, name="fast", function=doubled, supports=kernels.always, priority=99)
+    registrar.kernel("attention", kernel)
+    registrar.commit()
+    (check,) = [c for c in checks_of(Component("norm", "rms_norm", "blocks"), registry) if c.name == "in_qwen3"]
+    message = caught(check)
+    assert "decoding with a cache differs" in message
+    assert "it passes without kernel 'fast' of plugin 'others': `blockzoo --plugins blocks plugins check" in message
+
+
+def test_a_model_with_a_mixer_is_told_of_without_another_position() -> None:
+    message = caught(check_of("mixer", "faulty", mixers.DropsAKeyHead, "in_qwen3"))
+    assert " with " not in message.partition(": ")[0]
+    assert re.search(r"\(.*faults/mixers\.py:\d+\)$", message)
 
 
 PACKAGE_FAULTS: dict[str, list[tuple[Any, str]]] = {  # module -> the checks that catch it

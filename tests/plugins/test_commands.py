@@ -12,6 +12,7 @@ import pytest
 from blockzoo.cli import main
 from blockzoo.cli.plugins_check import outcome_of
 from blockzoo.cli.plugins_new import render
+from blockzoo.deny import read_deny
 from blockzoo.experiments.swap import ARCHITECTURES, Trial, run, trials
 from blockzoo.plugins import host, load_file, reset_host
 from blockzoo.registry import Registry
@@ -47,6 +48,15 @@ def test_disable_and_enable_import_nothing(python: Any, good: Path, bad: Path, t
     assert (tmp_path / "blockzoo" / "plugins.toml").read_text().endswith("deny = []\n")
     assert "was disabled in" in done.stderr
     assert "doesn't disable demo" in done.stderr
+
+
+def test_what_is_built_in_is_disabled_by_force_alone(blockzoo: Any, tmp_path: Path) -> None:
+    refused = blockzoo("plugins", "disable", "blocks", path=[], XDG_CONFIG_HOME=str(tmp_path))
+    assert refused.returncode == 2
+    assert "blocks is built in: models that use what it has won't load without it; --force" in refused.stderr
+    forced = blockzoo("plugins", "disable", "blocks", "--force", path=[], XDG_CONFIG_HOME=str(tmp_path))
+    assert forced.returncode == 0
+    assert read_deny(tmp_path / "blockzoo" / "plugins.toml") == ["blocks"]
 
 
 @pytest.mark.parametrize("verb", ["disable", "enable"])
@@ -248,7 +258,7 @@ def test_a_kernel_is_tried_where_its_op_is_used(fresh: Path, capfd: pytest.Captu
     assert not tried[1].trains
     (fresh / "nobodys.py").write_text(EXPERT_KERNEL.replace('kernel("expert_linear"', 'kernel("stream_sum"'))
     assert main(["plugins", "try", "./nobodys.py"]) == 2
-    words = "none of the small models uses the op 'stream_sum'; they use activation, attention, expert_linear, "
+    words = "none of the small models uses the op 'stream_sum'; they use activation, attention, chosen_linear, expert_linear, "
     assert words in capfd.readouterr().err
 
 

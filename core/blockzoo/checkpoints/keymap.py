@@ -10,6 +10,7 @@ Templates: ``{layer}`` and ``{expert}`` count, ``{prefix}`` is one of the map's 
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
@@ -143,8 +144,22 @@ class KeyMap:
         _check_apart(entries)
         homeless = sorted(set(wanted) - {target.name for entry in entries for target in entry.targets})
         if homeless:
-            raise CheckpointError("\n".join(["this layout has no place for these tensors:", *shortened(homeless)]))
+            said = ["this layout has no place for these tensors:", *shortened(homeless)]
+            raise CheckpointError("\n".join([*said, *self._misspelt(wanted, homeless[0])]))
         return entries
+
+    def _misspelt(self, wanted: Mapping[str, Want], homeless: str) -> list[str]:
+        """The rule whose canonical name the model lacks and that is nearest to one that no rule names, in words."""
+        head, _, leaf = homeless.rpartition(".")
+        layer = head.split(".")[1] if head.startswith("layers.") else "0"
+        named = {
+            target.removesuffix(ROW).format(layer=layer): rule.stored
+            for rule in self.rules
+            for target in rule.canonical
+        }
+        idle = [name for name in named if name not in wanted and name.rpartition(".")[2] == leaf]
+        close = difflib.get_close_matches(homeless, idle, n=1)
+        return [f"the rule '{named[near]}' names '{near}', which the model has not: misspelt?" for near in close]
 
     def is_weightless(self, name: str, prefix: str) -> bool:
         return any(_matches(template, name, prefix) for template in self.weightless)

@@ -83,7 +83,10 @@ def recognize(folder: Path, *, registry: Registry, overrides: Mapping[str, objec
     if (folder / NATIVE_CONFIG).exists():
         return Source(folder, load_config(path_in(folder, NATIVE_CONFIG), overrides, registry=registry), None, "native")
     if not (folder / "config.json").exists():
-        raise CheckpointError(f"{folder}: holds neither {NATIVE_CONFIG} nor config.json")
+        inside = folder / "model"  # where a run keeps what it trained
+        held = any((inside / name).exists() for name in (NATIVE_CONFIG, "config.json"))
+        meant = f"; the model of this run is in {inside}: name that" if held else ""
+        raise CheckpointError(f"{folder}: holds neither {NATIVE_CONFIG} nor config.json{meant}")
     values = read_config_json(folder)
     family, name = _claimed(folder, values, registry)
     read = family.layouts[name].read_config

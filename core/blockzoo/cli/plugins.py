@@ -62,14 +62,19 @@ def show(name: str, as_json: AsJson = False) -> None:
 
 
 @command.command("disable", help="Never load a plugin, from now on and whatever else selects it.")
-def disable(name: str) -> None:
+def disable(
+    name: str, force: Annotated[bool, typer.Option("--force", help="one that is built in too")] = False
+) -> None:
     installed = {plugin.name: plugin for plugin in discover(Selection.from_environment())}
     if name not in installed:
         raise InputError(f"no plugin '{name}' is installed{nearest(name, installed)}")
+    lost = "models that use what it has won't load"
+    if installed[name].builtin and not force:
+        raise InputError(f"{name} is built in: {lost} without it; --force disables it all the same")
     file = deny_file()
     note(f"{name} is disabled in {file}" if deny(name, file) else f"{name} was disabled in {file} already")
     if installed[name].builtin:
-        note(f"{name} is built in: models that use its blocks won't load until 'blockzoo plugins enable {name}'")
+        note(f"{name} is built in: {lost} until 'blockzoo plugins enable {name}'")
 
 
 @command.command("enable", help="Take a plugin off the list of those that never load.")

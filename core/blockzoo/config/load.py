@@ -267,14 +267,20 @@ class _Assembly:
         for reason in reasons:
             self.problems.at(layer["position"].node, reason)
         if mixer is not None and mixer.quantizer is not None and not reasons:
-            self._packs(layer["mixer"].node, mixer.quantizer, mixer.cost(dims, position, 1))
+            self._packs(layer, "mixer", mixer.quantizer, mixer.cost(dims, position, 1))
         if ffn is not None and ffn.quantizer is not None:
-            self._packs(layer["ffn"].node, ffn.quantizer, ffn.cost(dims))
+            self._packs(layer, "ffn", ffn.quantizer, ffn.cost(dims))
 
-    def _packs(self, node: Node, quantizer: QuantizerConfig, cost: Cost) -> None:
-        refusals = {quantizer.refuses(p.shape) for p in cost.parameters.values() if p.packable}
-        for refusal in sorted(reason for reason in refusals if reason):
-            self.problems.at(node, refusal)
+    def _packs(self, layer: Layer, slot: str, quantizer: QuantizerConfig, cost: Cost) -> None:
+        matrices: dict[str, str] = {}  # a refusal -> the first that it is about
+        for name, parameter in cost.parameters.items():
+            if parameter.packable and (refusal := quantizer.refuses(parameter.shape)):
+                matrices.setdefault(refusal, f"{slot}.{name} {parameter.shape}")
+        block = self.resolver(layer[slot].node)
+        own = None if block is None else block.get("quantizer")
+        said = own or (layer["quantizer"].node if "quantizer" in layer else layer[slot].node)
+        for refusal, matrix in sorted(matrices.items()):
+            self.problems.at(said, f"{matrix}: {refusal}")
 
     def _unused(self) -> None:
         """Blocks that no slot names are checked too, as far as they go: they may be there for others to use."""
@@ -290,7 +296,8 @@ class _Assembly:
                 self.parser.block(node, BASES[kinds[0]], partial=True)
             elif not kinds and word != "none":
                 known = {name for kind in BASES for name in self.registry.names(kind)}
-                self.problems.at(resolved.mapping["type"], f"no block of type '{word}'{nearest(word, known)}")
+                why = f"{nearest(word, known)}{self.registry.not_loaded()}"
+                self.problems.at(resolved.mapping["type"], f"no block of type '{word}'{why}")
 
     def _has(self, kind: str, name: str) -> bool:
         try:

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from traceback import extract_tb
 from typing import Any, Protocol
@@ -17,6 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from blockzoo.discovery import PLUGIN_GROUP, installed
 from blockzoo.shipped import PACKAGE
 
 
@@ -102,14 +104,22 @@ def _unchanged_surroundings() -> Iterator[None]:
 def one_line(error: BaseException) -> str:
     """An exception in one line, with the innermost place outside torch and blockzoo itself: the plugin's, or none.
 
+    A place in a plugin that blockzoo ships counts only where there is no other: those are called by others' blocks.
     One without words, such as an assert's, is told by its line of source.
     """
     ours = (str(Path(torch.__file__).parent), f"{PACKAGE}{os.sep}", contextlib.__file__)
     outside = [frame for frame in extract_tb(error.__traceback__) if not frame.filename.startswith(ours)]
+    shipped = _shipped_packages()
+    outside = [frame for frame in outside if shipped.isdisjoint(Path(frame.filename).parts)] or outside
     message = " ".join(str(error).split()) or (str(outside[-1].line) if outside else "")
     text = f"{type(error).__name__}: {message}".removesuffix(": ")
     text = text if len(text) <= 300 else f"{text[:300]}..."
     return f"{text} ({outside[-1].filename}:{outside[-1].lineno})" if outside else text
+
+
+@cache
+def _shipped_packages() -> frozenset[str]:
+    return frozenset(item.entry.module.partition(".")[0] for item in installed(PLUGIN_GROUP) if item.builtin)
 
 
 # --- what checks say ---

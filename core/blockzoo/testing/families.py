@@ -130,7 +130,7 @@ def _contents(folder: Path) -> dict[str, tuple[torch.dtype, tuple[int, ...], byt
 
 
 def recognized(subject: FamilySubject) -> None:
-    """Its config.json is claimed by this layout and by no other of any family."""
+    """Its config.json is claimed by this layout and by no other of any family, and this one claims no other's."""
     claims = [
         f"{family.name} ({name})"
         for family in subject.registry.families().values()
@@ -138,8 +138,14 @@ def recognized(subject: FamilySubject) -> None:
         if layout.recognizes(subject.sample.config_json)
     ]
     need(claims == [f"{subject.family.name} ({subject.layout})"], f"the sample is claimed by {claims}")
+    recognizes = subject.family.layouts[subject.layout].recognizes
     for other in ({}, {"model_type": "no_such_model"}):
-        need(not subject.family.layouts[subject.layout].recognizes(other), f"claims {other}: look for your model_type")
+        need(not recognizes(other), f"claims {other}: look for your model_type")
+    for family in subject.registry.families().values():
+        for name, layout in family.layouts.items():
+            its_own = (family.name, name) == (subject.family.name, subject.layout)
+            taken = not its_own and any(recognizes(sample.config_json) for sample in layout.samples)
+            need(not taken, f"claims a config.json of {family.name} ({name}): look for your model_type")
 
 
 def config_round_trip(subject: FamilySubject) -> None:
@@ -166,6 +172,15 @@ def unknown_keys(subject: FamilySubject) -> None:
         need("no_such_key" in str(error), f"the error for an unknown key does not name it: {error}")
     else:
         need(False, "takes a config.json with an unknown key in silence: end read_config with keys.finish()")
+
+
+def finishes(subject: FamilySubject) -> bool:
+    """Whether its read_config ends in ``keys.finish()``: without, nothing that a key could say wrongly is told."""
+    try:
+        subject.family.layouts[subject.layout].read_config({**subject.sample.config_json, "no_such_key": 1})
+    except CheckpointError:
+        return True
+    return False
 
 
 def comes_back(subject: FamilySubject) -> None:
@@ -220,11 +235,25 @@ def recorded_logits(subject: FamilySubject) -> None:
             "nothing compares this with the original: record logits by `blockzoo plugins record`, see"
             " docs/plugin-authors/testing.md#recording-logits"
         )
+    _need_a_window_that_shows(subject)
     with subject.folder(torch.float32) as folder, torch.no_grad():
         model = from_pretrained(folder / "a", registry=subject.registry)
         logits = model(TOKENS % model.config.vocab_size)[-1, -1]
     expected = torch.tensor(subject.sample.logits)
     need_close(logits[: len(expected)], expected, RECORDED, f"logits differ from those recorded: {CAUSES}")
+
+
+def _need_a_window_that_shows(subject: FamilySubject) -> None:
+    """One window at least, of the samples with logits, is shorter than the text, where there are any."""
+    samples = [sample for sample in subject.family.layouts[subject.layout].samples if sample.logits is not None]
+    mixers = [layer.mixer for sample in samples for layer in replace(subject, sample=sample).config().layers]
+    windows = {mixer.reach for mixer in mixers if mixer is not None and mixer.reach is not None}
+    length = TOKENS.shape[1]
+    need(
+        not windows or min(windows) < length,
+        f"its logits are of {length} tokens, its windows of {min(windows, default=0)} or more, so they can't show a"
+        f" wrong one: record a sample with a window of less than {length}",
+    )
 
 
 CHECKS = (

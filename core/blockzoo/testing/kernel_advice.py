@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from blockzoo.kernels import Example, Kernel, Op
 from blockzoo.testing.ops import CPU
@@ -50,12 +52,42 @@ def registered_for(op: Op, fact: str) -> str:
     return f"it is registered for `{op.name}`; {fact}: name the op it is for in registry.kernel(...)"
 
 
-def ignored(op: Op, plain: Example, example: Example) -> str:
-    """What the example has that ``plain``, the op's first one, lacks: options that ``supports`` may say no to."""
-    extra = [name for name, value in example.static.items() if value and not plain.static.get(name)]
-    passed = inspect.signature(op.reference).bind(*example.args, **example.kwargs).arguments
-    bias = "" if passed.get("bias") is None or "bias" in example.static else "; does it add the bias?"
-    return bias + (f"; if it ignores {', '.join(extra)}, supports() should say no to that" if extra else "")
+def ignored(op: Op, plain: Example, example: Example, gives: Callable[[Callable[..., Tensor]], bool]) -> str:
+    """Which options of the example the kernel ignores: those without which the reference ``gives`` its result.
+
+    ``plain``, the op's first example, tells what an option is where it does nothing.
+    """
+    call, usual = _passed(op, example), _passed(op, plain)
+    options: dict[str, Any] = {}
+    for name, value in call.items():
+        if _is_option(value, usual[name]):
+            nothing = None if isinstance(value, Tensor) else usual[name]
+            try:
+                same = gives(functools.partial(op.reference, **{**call, name: nothing}))
+            except Exception:  # the op can't be called without it
+                continue
+            options[name] = nothing
+            if same:
+                return _ignores(op, example, [name])
+    every = len(options) > 1 and gives(functools.partial(op.reference, **{**call, **options}))
+    return _ignores(op, example, list(options)) if every else ""
+
+
+def _ignores(op: Op, example: Example, names: list[str]) -> str:
+    said = all(name in op.static or name in example.static for name in names)
+    return f"; it ignores {_names(names)}" + (": heed it, or say no to it in supports()" if said else "")
+
+
+def _passed(op: Op, example: Example) -> dict[str, Any]:
+    call = inspect.signature(op.reference).bind(*example.args, **example.kwargs)
+    call.apply_defaults()
+    return call.arguments
+
+
+def _is_option(value: Any, usual: Any) -> bool:
+    """Whether an argument says something here that it need not, as an optional tensor or another number than usual."""
+    plain = usual is None or isinstance(usual, (bool, int, float, str))
+    return isinstance(value, Tensor) or (plain and value is not None and value != usual)
 
 
 def packed(example: Example) -> str:

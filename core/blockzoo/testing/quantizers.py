@@ -21,12 +21,21 @@ def config_of(subject: BlockSubject) -> QuantizerConfig:
     return subject.config
 
 
+def refusal(config: QuantizerConfig, shape: tuple[int, ...]) -> str | None:
+    """What refuses() says of a shape, once it is a sentence or None."""
+    reason = config.refuses(shape)
+    if reason is not None:
+        sentence = isinstance(reason, str) and bool(reason.strip())
+        need(sentence, f"refuses({shape}) gives {reason!r}, not a sentence that says why, or None")
+    return reason
+
+
 def weights_of(config: QuantizerConfig) -> list[Tensor]:
     """Weights of every shape that it takes: normal, of unequal rows, with outliers."""
     width = WIDTH * times_wider(config)
     tried = ((16, 2 * width), (3, 8, 4 * width))
-    shapes = [shape for shape in tried if config.refuses(shape) is None]
-    need(shapes, f"refuses all of {tried}: {config.refuses(tried[0])}")
+    shapes = [shape for shape in tried if refusal(config, shape) is None]
+    need(shapes, f"refuses all of {tried}: {refusal(config, tried[0])}")
     found = []
     for shape in shapes:
         weight = draw(*shape) * 0.02
@@ -40,14 +49,23 @@ def come_back(config: QuantizerConfig, weight: Tensor) -> Tensor:
 
 
 def exact_on_its_own_values(subject: BlockSubject) -> None:
-    """What was unpacked once packs and unpacks to itself, bit for bit."""
+    """What was unpacked once packs and unpacks to itself, bit for bit, small weights too."""
     config = config_of(subject)
-    for weight in weights_of(config):
+    weights = weights_of(config)
+    for weight in (*weights, _small(weights[0])):
         once = come_back(config, weight)
         twice = come_back(config, once)
         worst = int((once - twice).abs().argmax())
         pair = f"{float(once.flatten()[worst]):g} becomes {float(twice.flatten()[worst]):g}"
         need(torch.equal(once, twice), f"a weight that it can represent does not come back: {pair}")
+
+
+def _small(weight: Tensor) -> Tensor:
+    """Rows of which each is twice the one before, or so: 2^-24 (float16's smallest number) times up to 2^17, where a
+    scale of float16 has few bits.
+    """
+    sizes = torch.logspace(-24, -7, len(weight), base=2)[:, None]
+    return weight / weight.abs().amax(dim=-1, keepdim=True) * sizes
 
 
 def error_bound(subject: BlockSubject) -> None:
@@ -150,8 +168,7 @@ def refusals(subject: BlockSubject) -> None:
     """A shape it says nothing against packs; a refusal is a sentence."""
     config = config_of(subject)
     for width in (1, 3, 16, 32, 48, 64, 100, 128, WIDTH * times_wider(config)):
-        reason = config.refuses((4, width))
-        need(reason is None or reason.strip(), f"refuses (4, {width}) without a reason")
+        reason = refusal(config, (4, width))
         if reason is None:
             try:
                 come_back(config, draw(4, width))

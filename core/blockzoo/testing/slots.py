@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import torch
@@ -33,6 +34,11 @@ def _slot(name: str, about: str) -> Callable[[BlockSubject], None]:
         f"In {about}: builds, trains, decodes as it reads, costs what it says.",
     )
     return check
+
+
+def alone(subjects: Sequence[BlockSubject]) -> list[BlockSubject]:
+    """Each sample once, by itself: the model brings what stands around it."""
+    return [replace(subject, label=name) for name, subject in {subject.sample: subject for subject in subjects}.items()]
 
 
 def works(config: ModelConfig, registry: Registry) -> None:

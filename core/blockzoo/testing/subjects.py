@@ -35,7 +35,7 @@ from blockzoo.blocks import (
 from blockzoo.registry import Component, Registry
 from blockzoo.step import Phase, Step
 from blockzoo.testing.check import CheckFailed, need
-from blockzoo.testing.toys import ToyFFN, ToyFFNConfig, ToyMixer, ToyNorm, ToyNormConfig
+from blockzoo.testing.toys import ToyBiasConfig, ToyFFN, ToyFFNConfig, ToyMixer, ToyNorm, ToyNormConfig
 
 BATCH, LENGTH = 2, 12
 DIMS = Dims(d_model=32, n_layers=2, context_length=64)
@@ -44,9 +44,13 @@ HEADS, HEAD_DIM = 4, 8
 
 @dataclass(frozen=True)
 class BlockSubject:
-    """One sample. ``make`` constructs the module, ``call(module, x (B, T, D), step)`` is its output (B, T, ...)."""
+    """One sample. ``make`` constructs the module, ``call(module, x (B, T, D), step)`` is its output (B, T, ...).
+
+    ``label`` says what is around it too, such as a position; ``sample`` is the sample alone.
+    """
 
     label: str
+    sample: str
     config: BlockConfig
     registry: Registry
     make: Callable[[], nn.Module]
@@ -166,8 +170,9 @@ def _subject(
     cost: Callable[[int], Cost],
     call: Callable[[nn.Module, Tensor, Step], Tensor],
     position: AttentionPositionConfig | None = None,
+    around: str = "",
 ) -> BlockSubject:
-    return BlockSubject(label, config, registry, make, cost, call, position)
+    return BlockSubject(f"{label}{around}", label, config, registry, make, cost, call, position)
 
 
 def _mixers(label: str, config: MixerConfig, registry: Registry) -> Iterator[BlockSubject]:
@@ -180,25 +185,26 @@ def _mixers(label: str, config: MixerConfig, registry: Registry) -> Iterator[Blo
 
 def _mixer(label: str, config: MixerConfig, position: AttentionPositionConfig, registry: Registry) -> BlockSubject:
     return _subject(
-        f"{label} with {type(position).__name__.removesuffix('Config')}",
+        label,
         config,
         registry,
         lambda: config.build(DIMS, position),
         lambda context: config.cost(DIMS, position, context),
         lambda module, x, step: module(x, step),
         position,
+        f" with {type(position).__name__.removesuffix('Config')}",
     )
 
 
 def positions_by_form(registry: Registry) -> dict[PositionForm, AttentionPositionConfig]:
-    """A position of each form that attention may have: the first of its samples, built-in ones first."""
+    """A position of each form that attention may have: the first of its samples, built-in ones first; a toy's bias."""
     found: dict[PositionForm, AttentionPositionConfig] = {}
     for name in sorted(registry.names("position"), key=lambda name: ":" in name):
         config = registry.block("position", name)
         if issubclass(config, AttentionPositionConfig) and config.form not in found:
             found[config.form] = config.samples()[0]
     need("none" in found, "the registry has no position of form 'none': load the plugin 'blocks' beside this one")
-    return found
+    return {**found, "biasing": ToyBiasConfig()}
 
 
 def _residuals(label: str, config: ResidualConfig, registry: Registry) -> Iterator[BlockSubject]:
@@ -216,7 +222,8 @@ def _residuals(label: str, config: ResidualConfig, registry: Registry) -> Iterat
             total += ToyMixer.cost(DIMS.d_model).under("mixer") if mixer else Cost()
             return total + (ToyFFNConfig().cost(DIMS).under("ffn") if ffn else Cost())
 
-        yield _subject(f"{label} around {parts}", config, registry, make, cost, lambda m, x, step: m(x, step)[0])
+        around = f" around {parts}"
+        yield _subject(label, config, registry, make, cost, lambda m, x, step: m(x, step)[0], around=around)
 
 
 def _plain(module: nn.Module, x: Tensor, step: Step) -> Tensor:

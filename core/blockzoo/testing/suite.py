@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -31,8 +32,9 @@ from blockzoo.testing import (
     statics,
     values,
 )
+from blockzoo.testing.bystanders import naming_kernels
 from blockzoo.testing.check import Check, Subject
-from blockzoo.testing.subjects import subjects_of
+from blockzoo.testing.subjects import BlockSubject, subjects_of
 
 Function = Callable[[Any], None]
 BLOCK: tuple[Function, ...] = (*configs.CHECKS, *modules.CHECKS, *numerics.CHECKS, *statics.CHECKS)
@@ -68,8 +70,18 @@ def checks(plugin: str, registry: Registry | None = None) -> list[Check]:
 def checks_of(component: Component, registry: Registry) -> list[Check]:
     """The checks of one registered thing."""
     subjects = cache(lambda: _subjects(component, registry))
+    alone = cache(lambda: slots.alone([subject for subject in subjects() if isinstance(subject, BlockSubject)]))
     name = f"{component.kind}/{component.name}"
-    return [Check(name, f.__name__, f, subjects) for f in BY_KIND[component.kind]]
+    functions = BY_KIND.get(component.kind, ())  # a player is held to its recordings by our own tests
+    found = [Check(name, f.__name__, f, alone if f in slots.CHECKS else subjects) for f in functions]
+    return [_naming_kernels(check, component, registry) for check in found]
+
+
+def _naming_kernels(check: Check, component: Component, registry: Registry) -> Check:
+    """The check, which says whose kernel is behind a failure where it builds models."""
+    if check.function not in (*slots.CHECKS, *families.CHECKS):
+        return check
+    return replace(check, function=naming_kernels(check.function, component, registry))
 
 
 def _subjects(component: Component, registry: Registry) -> Sequence[Subject]:

@@ -1,14 +1,28 @@
 """The plainest block of each kind: what the suite puts around a block that needs others.
 
-Axes: B batch, T tokens, D d_model.
+Axes: B batch, T tokens, S keys, D d_model.
 """
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
-from blockzoo.blocks import Aux, Cost, Dims, FFNConfig, LinearFactory, NormConfig, Parameter, Role, linear_cost
+from blockzoo.blocks import (
+    AttentionPositionConfig,
+    Aux,
+    Cost,
+    Dims,
+    FFNConfig,
+    LinearFactory,
+    NormConfig,
+    Parameter,
+    PositionForm,
+    Role,
+    linear_cost,
+)
 from blockzoo.step import Step
 
 
@@ -93,3 +107,30 @@ class ToyState:
 
     def nbytes(self) -> int:
         return sum(tensor.numel() * tensor.itemsize for tensor in (self.total, self.count))
+
+
+class ToyBiasConfig(AttentionPositionConfig):
+    """The root of the distance off each score. A bias that is linear, as ALiBi's, would be the same to a softmax
+    wherever the query stood.
+    """
+
+    form: ClassVar[PositionForm] = "biasing"
+
+    def build(self, head_dim: int, n_heads: int) -> nn.Module:
+        return ToyBias(n_heads)
+
+
+class ToyBias(nn.Module):
+    """Another slope for each head."""
+
+    def __init__(self, n_heads: int) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+
+    def rotate(self, q: Tensor, k: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+        return q, k
+
+    def bias(self, positions: Tensor, key_positions: Tensor) -> Tensor:
+        distance = (positions[:, None, :, None] - key_positions[:, None, None, :]).clamp(min=0)  # (B, 1, T, S)
+        slopes = torch.arange(1, self.n_heads + 1, device=positions.device) / self.n_heads
+        return -distance.float().sqrt() * slopes[:, None, None]

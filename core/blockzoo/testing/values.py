@@ -14,12 +14,13 @@ from blockzoo.checkpoints.config_json import HARMLESS
 from blockzoo.checkpoints.variants import GONE, Path, changed, others, paths, value_at
 from blockzoo.config.schema import ModelConfig
 from blockzoo.errors import BlockzooError
-from blockzoo.testing.check import need
-from blockzoo.testing.families import FamilySubject
+from blockzoo.testing.check import CheckSkipped, need
+from blockzoo.testing.families import FamilySubject, finishes
 
 
 def every_value_counts(subject: FamilySubject) -> None:
     """Another value of a key of config.json is another model, or an error, in one of the samples at least."""
+    _need_finish(subject)
     layout = subject.family.layouts[subject.layout]
     samples = [replace(subject, sample=sample) for sample in layout.samples]
     documents = [document for s in samples for document in (s.sample.config_json, layout.write_config(s.config()))]
@@ -32,6 +33,12 @@ def every_value_counts(subject: FamilySubject) -> None:
             f"config.json's '{'.'.join(path)}' may have any value, and the model stays the same: use it, refuse others"
             " with must_be, or say that it changes nothing in Layout(harmless=...)",
         )
+
+
+def _need_finish(subject: FamilySubject) -> None:
+    """What a key says wrongly is noted and raised by nobody: unknown_keys says so."""
+    if not finishes(subject):
+        raise CheckSkipped("read_config doesn't end with keys.finish(), so no value is refused: see unknown_keys")
 
 
 def _counts(subject: FamilySubject, document: Mapping[str, Any], path: Path) -> bool:
@@ -54,6 +61,7 @@ def _reader(subject: FamilySubject) -> Any:
 
 def null_is_none(subject: FamilySubject) -> None:
     """A null in config.json is none where the model may have none, and not the default of a key left out."""
+    _need_finish(subject)
     layout = subject.family.layouts[subject.layout]
     for document in (subject.sample.config_json, layout.write_config(subject.config())):
         for path in paths(document):

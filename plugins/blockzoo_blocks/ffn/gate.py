@@ -29,11 +29,14 @@ def gate_reference(
 
 
 def examples(dtype: torch.dtype, device: torch.device) -> Iterator[Example]:
-    """Every activation, gpt-oss's gate; one number, and widths of no power of two."""
+    """Every activation, gpt-oss's gate and its parts one by one; one number, and widths of no power of two."""
     generator = torch.Generator().manual_seed(0)
     plain: dict[str, Any] = {"activation_scale": 1.0, "limit": None, "up_shift": 0.0}
     ways: dict[str, dict[str, Any]] = {name: {"activation": name, **plain} for name in ACTIVATIONS}
-    ways["clamped"] = {"activation": "silu", "activation_scale": 1.702, "limit": 2.0, "up_shift": 1.0}
+    parts = {"activation_scale": 1.702, "limit": 2.0, "up_shift": 1.0}
+    ways |= {f"silu, {part}": {"activation": "silu", **plain, part: value} for part, value in parts.items()}
+    ways["silu, limit 1.5"] = {"activation": "silu", **plain, "limit": 1.5}
+    ways["clamped"] = {"activation": "silu", **parts}
     for name, how in ways.items():
         for shape in ((1, 1, 64), (3, 37), (1,)):
             gate, up = (torch.randn(shape, generator=generator).mul(3).to(device, dtype) for _ in range(2))

@@ -23,6 +23,7 @@ from blockzoo.blocks import Aux, Cost, Dims, FFNConfig, LinearFactory, Parameter
 from blockzoo.kernels import Slot
 from blockzoo.linear import LINEAR, ExpertLinear, phase_of
 from blockzoo_blocks.ffn.glu import GLUConfig
+from blockzoo_blocks.ffn.mixing import MIX_EXPERTS
 from blockzoo_blocks.ffn.mlp import MLPConfig
 
 
@@ -146,7 +147,7 @@ class Router(nn.Linear):
         logits = self.slot[phase_of(len(x))]({"weight": self.weight}, x, self.bias, quantizer=None)
         if self.recipe.weights == "chosen":
             top, chosen = logits.topk(self.top_k, dim=-1)
-            return chosen, top.softmax(dim=-1, dtype=_wide(x)) * self.recipe.scale, logits.softmax(-1, dtype=_wide(x))
+            return chosen, self.scaled(top.softmax(dim=-1, dtype=_wide(x))), logits.softmax(-1, dtype=_wide(x))
         wide = logits.to(_wide(x))
         scores = wide.softmax(dim=-1) if self.recipe.score == "softmax" else wide.sigmoid()
         ranked = scores + self.selection_bias if self.recipe.selection_bias else scores
@@ -156,7 +157,10 @@ class Router(nn.Linear):
         weights = scores.gather(-1, chosen)
         if self.recipe.weights == "all_renormalized":
             weights = weights / weights.sum(dim=-1, keepdim=True)
-        return chosen, weights * self.recipe.scale, scores
+        return chosen, self.scaled(weights), scores
+
+    def scaled(self, weights: Tensor) -> Tensor:
+        return weights if self.recipe.scale == 1.0 else weights * self.recipe.scale
 
     def in_best_groups(self, ranked: Tensor) -> Tensor:
         """ranked (N, E) with -inf outside the best groups: by their best two experts where a selection bias is added
@@ -178,33 +182,46 @@ class MoE(nn.Module):
         self.experts = experts
         self.shared = shared
         self.balance_loss = balance_loss
+        self.mix = Slot(MIX_EXPERTS)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Aux]:
         tokens = x.flatten(0, -2)
         chosen, weights, probabilities = self.router(tokens)
-        run = self.few if phase_of(len(tokens)) == "decode" else self.many
-        out, aux = run(tokens, chosen, weights, probabilities)
+        phase = phase_of(len(tokens))
+        run = {"train": self.trained, "prefill": self.many, "decode": self.few}[phase]
+        out, counts = run(tokens, chosen, weights)
         if self.shared is not None:
             out = out + self.shared(tokens)[0]
-        return out.view_as(x), aux
+        return out.view_as(x), self.aux(counts, probabilities)
 
-    def many(self, tokens: Tensor, chosen: Tensor, weights: Tensor, probabilities: Tensor) -> tuple[Tensor, Aux]:
-        order = chosen.flatten().argsort(stable=True)  # (N K,): assignments sorted by expert
-        counts = torch.bincount(chosen.flatten(), minlength=probabilities.shape[-1])
-        rows = order // chosen.shape[-1]
-        y, _ = self.experts(tokens.index_select(0, rows), counts.tolist())
+    def trained(self, tokens: Tensor, chosen: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs (N, D), each row added where it belongs, and how many rows each expert took (E,)."""
+        y, order, counts = self.by_expert(tokens, chosen)
         y = y * weights.flatten()[order, None].to(y.dtype)
-        out = torch.zeros_like(tokens).index_add(0, rows, y.to(tokens.dtype))
-        return out, self.aux(counts, probabilities)
+        rows = order // chosen.shape[-1]
+        return torch.zeros_like(tokens).index_add(0, rows, y.to(tokens.dtype)), counts
 
-    def few(self, tokens: Tensor, chosen: Tensor, weights: Tensor, probabilities: Tensor) -> tuple[Tensor, Aux]:
-        """The same of a few tokens without gradients, in the order of tokens: nothing is read on the host."""
+    def many(self, tokens: Tensor, chosen: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """The same without gradients: put in order again, which is sooner done than adding row by row."""
+        y, order, counts = self.by_expert(tokens, chosen)
+        places = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+        return self.mix["prefill"](y.index_select(0, places), weights).to(tokens.dtype), counts
+
+    def few(self, tokens: Tensor, chosen: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """The same of a few tokens, in their own order: nothing is read on the host."""
         n, k = chosen.shape
         # of one token no copies: a kernel sees that all rows are one
         rows = tokens.expand(k, -1) if n == 1 else tokens.repeat_interleave(k, dim=0)
         y, _ = self.experts(rows, chosen.flatten())
-        out = (y.view(n, k, -1) * weights[..., None].to(y.dtype)).sum(dim=1).to(tokens.dtype)
-        return out, self.aux(torch.bincount(chosen.flatten(), minlength=probabilities.shape[-1]), probabilities)
+        counts = torch.bincount(chosen.flatten(), minlength=self.router.out_features)
+        return self.mix["decode"](y, weights).to(tokens.dtype), counts
+
+    def by_expert(self, tokens: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What each assignment's expert gives (N K, D), sorted by expert; the order; rows of each expert (E,)."""
+        order = chosen.flatten().argsort(stable=True)  # (N K,)
+        counts = torch.bincount(chosen.flatten(), minlength=self.router.out_features)
+        y, _ = self.experts(tokens.index_select(0, order // chosen.shape[-1]), counts.tolist())
+        return y, order, counts
 
     def aux(self, counts: Tensor, probabilities: Tensor) -> Aux:
         load = counts / counts.sum().clamp(min=1)

@@ -13,6 +13,7 @@ Axes: B batch, T queries, S keys, H query heads, Hk key heads (H a multiple), Dh
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,7 +71,9 @@ def attention_reference(
 
 
 def examples(dtype: torch.dtype, device: torch.device) -> Iterator[Example]:
-    """Plain, grouped, windowed, with sinks, decoding, padded, capped, biased, head_dim of no power of two."""
+    """Plain, grouped, padded, head_dim of no power of two; each option alone and beside others, of many queries and of
+    one (decoding); positions that are no indices.
+    """
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> Tensor:
@@ -84,48 +87,70 @@ def examples(dtype: torch.dtype, device: torch.device) -> Iterator[Example]:
         hk: int = 4,
         dh: int = 16,
         dv: int = 16,
-        padded: bool = False,
+        at: tuple[list[list[int]], list[list[int]]] | None = None,
         **options: object,
     ) -> Example:
+        """``at``: positions (B, T) and (B, S) where they are not the last T of S consecutive ones."""
         positions = torch.arange(s - t, s, device=device).expand(2, t)
         key_positions = torch.arange(s, device=device).expand(2, s)
-        if padded:
-            key_positions = key_positions.clone()
-            key_positions[0, : s // 2] = -1
-            if s == t:
-                positions = key_positions
-        keys = Keys(key_positions, not padded)
-        said = {"scale": dh**-0.5, "window": options.get("window"), "softcap": options.get("softcap")}
+        if at is not None:
+            positions, key_positions = (torch.tensor(rows, device=device) for rows in at)
+        said = {"scale": dh**-0.5, "window": None, "softcap": None, **options}
         brings = {part: part in options for part in ("sinks", "bias")}
         return Example(
             name,
-            (draw(2, h, t, dh), draw(2, hk, s, dh), draw(2, hk, s, dv), positions, keys),
+            (draw(2, h, t, dh), draw(2, hk, s, dh), draw(2, hk, s, dv), positions, Keys(key_positions, at is None)),
             {"scale": dh**-0.5, **options},
             static={"n_heads": h, "n_kv_heads": hk, "head_dim": dh, "dropout": 0.0, **said, **brings},
             phases=("decode",) if t == 1 and s > 1 else ("train", "prefill"),
         )
 
+    def left_padded(s: int, t: int) -> tuple[list[list[int]], list[list[int]]]:
+        rows = [[-1] * (s // 2) + list(range(s // 2, s)), list(range(s))]
+        return [row[s - t :] for row in rows], rows
+
+    def apart(s: int, t: int) -> tuple[list[list[int]], list[list[int]]]:
+        """Tokens of which some are left out: positions are no indices, and no two rows have the same."""
+        rows = [[2 * i + i // 3 for i in range(s)], [3 * i + 5 for i in range(s)]]
+        return [row[s - t :] for row in rows], rows
+
     yield case("plain", 9, 9)
     yield case("one token", 1, 1)
     yield case("grouped", 33, 33, h=6, hk=2)
     yield case("multi-query, odd head_dim", 17, 17, h=3, hk=1, dh=20)
+    yield case("another scale", 11, 11, scale=0.7)
     yield case("window", 40, 40, window=7)
     yield case("window of one", 12, 12, window=1)
     yield case("window longer than the text", 12, 12, window=64)
     yield case("sinks", 21, 21, hk=2, sinks=draw(4))
     yield case("sinks and window", 40, 40, hk=2, window=8, sinks=draw(4))
-    yield case("decode", 1, 30, hk=2, sinks=draw(4))
-    yield case("decode in a window's ring", 1, 8, hk=2, window=8)
     yield case("chunk after a cache", 5, 30, hk=2)
     yield case("chunk after a cache, window and sinks", 5, 30, window=6, sinks=draw(4))
-    yield case("padding", 14, 14, padded=True)
-    yield case("padding, window, sinks", 24, 24, padded=True, window=5, sinks=draw(4))
-    yield case("padded cache", 1, 20, padded=True)
-    yield case("softcap", 15, 15, softcap=3.0)
+    yield case("padding", 14, 14, at=left_padded(14, 14))
+    yield case("padding, window, sinks", 24, 24, at=left_padded(24, 24), window=5, sinks=draw(4))
+    yield case("positions apart, window", 13, 13, at=apart(13, 13), window=6)
+    yield case("softcap", 15, 15, softcap=0.5)
     yield case("values wider than keys, sinks", 19, 19, hk=2, dv=24, sinks=draw(4))
-    yield case("values narrower than keys", 1, 19, hk=2, dv=8)
     yield case("many keys", 3, 1100, h=2, hk=1, window=1050, sinks=draw(2))
     yield case("bias", 15, 15, bias=draw(2, 4, 15, 15).float())
+
+    yield case("decode", 1, 30, hk=2, sinks=draw(4))
+    yield case("decode, plain", 1, 9)
+    yield case("decode, another scale", 1, 11, scale=0.7)
+    yield case("decode, window", 1, 20, window=6)
+    yield case("decode, window, grouped", 1, 20, h=6, hk=2, dh=20, window=6)
+    yield case("decode in a window's ring", 1, 8, hk=2, window=8)
+    yield case("decode, softcap", 1, 15, softcap=0.5)
+    yield case("decode, bias", 1, 15, bias=draw(2, 4, 1, 15).float())
+    every: dict[str, Any] = {"window": 7, "softcap": 2.0, "sinks": draw(4), "bias": draw(2, 4, 1, 18).float()}
+    yield case("decode, every option", 1, 18, hk=2, **every)
+    yield case("decode, values wider than keys", 1, 12, dv=24)
+    yield case("values narrower than keys", 1, 19, hk=2, dv=8)
+    yield case("padded cache", 1, 20, at=left_padded(20, 1))
+    yield case("decode, a row of padding that sees nothing", 1, 6, at=([[-1], [5]], [[-1] * 6, list(range(6))]))
+    yield case("decode, positions apart, window", 1, 13, at=apart(13, 1), window=6)
+    ring = [[8, 9, 10, 3, 4, 5, 6, 7], [6, 7, -1, -1, 2, 3, 4, 5]]  # the oldest are overwritten first
+    yield case("decode in rings of rows of their own", 1, 8, hk=2, at=([[10], [7]], ring), window=5, sinks=draw(4))
 
 
 def sizes(q: Tensor, k: Tensor, *rest: object, **options: object) -> dict[str, int]:

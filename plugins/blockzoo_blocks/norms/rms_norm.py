@@ -51,16 +51,26 @@ def rms_norm(x: Tensor, weight: Tensor, *, eps: float, scale_in_fp32: bool, weig
     return (normed * (gain + weight_offset if weight_offset else gain)).to(x.dtype)
 
 
+ONE_ROUNDING = {torch.bfloat16: 2e-3, torch.float16: 4e-4}
+"""Less than a unit in the last place of 2.44, more than float32 leaves open."""
+
+
 def examples(dtype: torch.dtype, device: torch.device) -> Iterator[Example]:
-    """Heads, a token, several; widths of no power of two, one number; both roundings."""
+    """Heads, a token, several; widths of no power of two, one number; both roundings, with an eps that counts too."""
     generator = torch.Generator().manual_seed(0)
     shapes = ((1, 4, 3, 16), (1, 1, 100), (2, 7, 48), (5, 1), (3, 577))
-    for options in ((True, 0.0), (False, 0.0), (True, 1.0), (False, 1.0)):
-        how = {"eps": 1e-6, "scale_in_fp32": options[0], "weight_offset": options[1]}
-        for shape in shapes:
-            x, weight = (torch.randn(s, generator=generator).to(device, dtype) for s in (shape, shape[-1:]))
-            rounding = "fp32 gain" if options[0] else "early cast"
-            yield Example(f"{shape}, {rounding}{', offset' * bool(options[1])}", (x, weight), how, static=how)
+    for late in (True, False):
+        rounding = "fp32 gain" if late else "early cast"
+        for offset, eps, these in ((0.0, 1e-6, shapes), (1.0, 1e-6, shapes), (0.0, 1e-2, shapes[:3])):
+            how = {"eps": eps, "scale_in_fp32": late, "weight_offset": offset}
+            told = f"{rounding}{', offset' * bool(offset)}{', eps 0.01' * (eps == 1e-2)}"
+            for shape in these:
+                x, weight = (torch.randn(s, generator=generator) for s in (shape, shape[-1:]))
+                x = x * (0.1 if eps == 1e-2 else 1.0)  # a mean square no greater than eps
+                yield Example(f"{shape}, {told}", (x.to(device, dtype), weight.to(device, dtype)), how, static=how)
+        how = {"eps": 1e-6, "scale_in_fp32": late, "weight_offset": 0.0}
+        given = (torch.tensor(row, dtype=dtype, device=device) for row in ([3.0, 1.0], [1.8203125, 1.0]))
+        yield Example(f"{rounding}, to the last bit", (*given,), how, static=how, within=ONE_ROUNDING.get(dtype))
 
 
 RMS_NORM = Op(

@@ -357,6 +357,19 @@ class ReportsNumbers(FFN):
         return Module(linear(dims.d_model, dims.d_model, bias=True), self.formula)
 
 
+class BareTensor(FFN):
+    """y where (y, aux) is due."""
+
+    caught_by: ClassVar[str] = "reports"
+
+    def build(self, dims: Dims, linear: LinearFactory = nn.Linear) -> nn.Module:
+        class Module(FFNModule):
+            def forward(self, x: Tensor, *which: object) -> Any:
+                return super().forward(x, *which)[0]
+
+        return Module(linear(dims.d_model, dims.d_model, bias=True), self.formula)
+
+
 class CountsOneMultiplyAdd(FFN):
     caught_by: ClassVar[str] = "flops"
 

@@ -199,6 +199,40 @@ class PositionsRestart(Attention):
         return Restarting
 
 
+class DropsAKeyHead(Attention):
+    """What it hands to its position doesn't fit: the line at fault is the mixer's."""
+
+    caught_by: ClassVar[str] = "in_qwen3"
+
+    @classmethod
+    def module(cls) -> type[GroupedQueryAttention]:
+        class Narrow(GroupedQueryAttention):
+            def forward(self, x: Tensor, step: Step, state: TokenState | None = None) -> Tensor:
+                self.position.rotate(x[:, None, :, :3], x[:, None, :, :3], step)
+                return super().forward(x, step, state)
+
+        return Narrow
+
+
+class BiasesByThePlace(Attention):
+    """Queries' positions are their places in the pass: a softmax is the same where a bias is linear in the distance."""
+
+    caught_by: ClassVar[str] = "cache"
+
+    @classmethod
+    def module(cls) -> type[GroupedQueryAttention]:
+        class Misplaced(GroupedQueryAttention):
+            def forward(self, x: Tensor, step: Step, state: TokenState | None = None) -> Tensor:
+                bias, here = self.position.bias, torch.arange(x.shape[1]).expand(x.shape[:2])
+                self.position.bias = lambda positions, key_positions: bias(here, key_positions)  # type: ignore
+                try:
+                    return super().forward(x, step, state)
+                finally:
+                    del self.position.bias
+
+        return Misplaced
+
+
 class DecodesAtTheLongestRow(Attention):
     """One position for the whole batch: right until rows are of different length."""
 

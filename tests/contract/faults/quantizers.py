@@ -66,6 +66,32 @@ class CostlyScalesUnbounded(CostlyScales):
         return None
 
 
+class NarrowScales(CostlyScales):
+    """Scales of float16: below 2^-14 they are rounded so far that the greatest code is another one."""
+
+    caught_by: ClassVar[str] = "exact_on_its_own_values"
+
+    @property
+    def weight_bits(self) -> float:
+        return 8 + 16 / self.group_size
+
+    def tensors(self, shape: tuple[int, ...]) -> dict[str, StateTensor]:
+        tensors = super().tensors(shape)
+        return {**tensors, "scales": replace(tensors["scales"], dtype=torch.float16)}
+
+    def pack(self, weight: Tensor) -> dict[str, Tensor]:
+        scales = super().pack(weight)["scales"].to(torch.float16)
+        steps = scales.float().repeat_interleave(self.group_size, dim=-1)
+        return {"codes": (weight / steps).round().clamp(-7, 7).to(torch.int8), "scales": scales}
+
+
+class RefusalIsABool(Quantizer):
+    caught_by: ClassVar[str] = "refusals"
+
+    def refuses(self, shape: tuple[int, ...]) -> Any:
+        return shape[-1] % 32 != 0
+
+
 class OffByOneCode(Quantizer):
     caught_by: ClassVar[str] = "exact_on_its_own_values"
 

@@ -376,6 +376,9 @@ def test_a_huge_config_file(checkpoint: Path, registry: Registry) -> None:
 def test_places_without_a_checkpoint(tmp_path: Path, registry: Registry) -> None:
     refused(tmp_path, registry, "holds neither blockzoo.yaml nor config.json")
     refused(tmp_path / "absent", registry, "no such folder")
+    (tmp_path / "run" / "model").mkdir(parents=True)
+    (tmp_path / "run" / "model" / "blockzoo.yaml").touch()
+    refused(tmp_path / "run", registry, f"the model of this run is in {tmp_path / 'run' / 'model'}: name that")
     refused(Path("/dev/null"), registry, "is no folder")
     (tmp_path / "original").mkdir()
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')

@@ -62,3 +62,16 @@ def test_entries_of_a_model() -> None:
         keys.entries({"layers.0.gate": Want((6,), None)})
     with pytest.raises(CheckpointError, match=r"(?s)no place for these tensors:.*layers.0.sinks"):
         keys.entries({**wanted, "layers.0.sinks": Want((6,), None)})
+
+
+def test_a_misspelt_place_is_told_with_its_rule() -> None:
+    names = ("layers.{layer}.mixer.query.weight", "layers.{layer}.mixer.q.bias", "layers.{layer}.mixer.k.weight")
+    keys = KeyMap(tuple(same(f"{{layer}}.{i}", name) for i, name in enumerate(names)))
+    wanted = {f"layers.1.mixer.{part}.weight": Want((4, 4), None) for part in "qk"}
+    with pytest.raises(
+        CheckpointError, match=r"the rule '\{layer\}\.0' names 'layers\.1\.mixer\.query\.weight', which"
+    ):
+        keys.entries(wanted)
+    with pytest.raises(CheckpointError) as error:
+        KeyMap(keys.rules[1:]).entries(wanted)
+    assert "misspelt" not in str(error.value)

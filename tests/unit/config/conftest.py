@@ -128,6 +128,9 @@ class Pack(QuantizerConfig):
 
     bits: PositiveInt = Field(4, description="a weight")
 
+    def refuses(self, shape: tuple[int, ...]) -> str | None:
+        return f"packs {self.bits} weights or more, found {shape[-1]}" if shape[-1] < self.bits else None
+
 
 TOYS: dict[str, dict[str, type[BlockConfig]]] = {
     "norm": {"plain": Plain},

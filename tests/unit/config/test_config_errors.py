@@ -122,6 +122,11 @@ def change(base: str, old: str, new: str) -> str:
             "embedding: {scale: sqrt}",
             "5:20: embedding.scale: found 'sqrt'; should be a valid number or",
         ),
+        (
+            "position: turn",
+            "quantizer: {type: pack, bits: 99}\nposition: turn",
+            "5:12: quantizer: ffn.weight (8, 8): packs 99 weights or more, found 8",
+        ),
         ("position: turn", "overides: []", "5:1: overides: unknown key 'overides'"),
         ("position: turn", "family: 3", "5:9: family: found 3; should be a valid string"),
     ],
@@ -139,7 +144,8 @@ def test_blocks_that_nobody_uses_are_checked_too(write: Write, toys: Registry, p
     found = problems(lambda: load_config(write(change(base, "  near: {use: full, window: 4}\n", spare)), registry=toys))
     assert found == [
         "9:20: blocks.near.windw: unknown key 'windw'; did you mean 'window'?",
-        "10:15: blocks.odd.type: no block of type 'atend'; did you mean 'attend'?",
+        "10:15: blocks.odd.type: no block of type 'atend'; did you mean 'attend'?"
+        " (plugins not loaded: broken: import_failed: no such thing)",
     ]
 
 

@@ -1,10 +1,10 @@
 /* Runs attention on buffers of exactly the size that it may touch, for the sanitizers to watch. */
-#include "machine.c"
 #include "attention.c"
+#include "sanitize.h"
 
 /* A cache that holds more keys than are in use, the last row and head without slack: strides pass over what is unused. */
-static int run(int type, int64_t heads, int64_t kv_heads, int64_t width, int64_t value_width, int64_t keys, int by_position, int64_t window, int wide) {
-    const int64_t batch = 2, held = keys + 3;
+static int attends(int type, int64_t heads, int64_t kv_heads, int64_t width, int64_t value_width, int64_t keys, int by_position, int64_t window, int wide) {
+    const int64_t batch = kv_heads, held = keys + 3;
     const size_t size = type == BF16 ? 2 : 4;
     /* the last head's unused keys are left out of the buffer: nothing may look at them */
     void *k = calloc((batch * kv_heads * held - 3) * width, size), *v = calloc((batch * kv_heads * held - 3) * value_width, size);
@@ -20,7 +20,7 @@ static int run(int type, int64_t heads, int64_t kv_heads, int64_t width, int64_t
                    .v_key = value_width, .position_row = 1, .positions_row = held, .window = window, .scale = .125,
                    .softcap = window ? 30 : 0, .wide = wide};
     if (by_position) a.position = position, a.positions = positions;
-    int failed = attend(&a);
+    const int failed = called(&ATTEND, &a);
     free(k), free(v), free(q), free(y), free(sinks), free(position), free(positions);
     return failed;
 }
@@ -34,6 +34,6 @@ int main(void) {
                     for (int by_position = 0; by_position < 2; by_position++)
                         for (int wide = 0; wide <= has_avx512(); wide++)
                             for (int64_t kv_heads = 1; kv_heads < 3; kv_heads++)
-                                if (run(type, groups[g] * kv_heads, kv_heads, widths[w], widths[3 - w], keys[s], by_position, g % 2 * 7, wide)) return 1;
+                                if (attends(type, groups[g] * kv_heads, kv_heads, widths[w], widths[3 - w], keys[s], by_position, g % 2 * 7, wide)) return 1;
     return 0;
 }

@@ -1,40 +1,59 @@
 /* Runs every kernel on buffers of exactly the size that it may touch, for the sanitizers to watch. */
 #include "pointwise.c"
+#include "sanitize.h"
 
-static const int DIMS[] = {1, 2, 16, 37, 64, 577};
+static const int64_t DIMS[] = {1, 2, 16, 37, 64, 577};
+static int failed = 0;
 
-static void norms(int type, int weight_type, int dim, int late, float offset) {
-    const size_t size = type == BF16 ? 2 : 4;
-    void *x = calloc(3 * (size_t)dim, size), *w = calloc(dim, weight_type == BF16 ? 2 : 4), *y = calloc(3 * (size_t)dim, size);
-    rms_norm_rows(x, type, w, weight_type, 1e-6f, offset, late, y, 3, dim);
+static void norms(int type, int weight_type, int64_t rows, int64_t dim, int late, double offset) {
+    void *x = numbers_of(type, rows * dim), *w = numbers_of(weight_type, dim), *y = malloc((size_t)(rows * dim) * bytes_of(type));
+    const Norm a = {.x = x, .weight = w, .y = y, .type = type, .weight_type = weight_type, .late = late, .rows = rows, .dim = dim,
+                    .eps = 1e-6, .offset = offset};
+    failed |= called(&RMS_NORM, &a);
     free(x), free(w), free(y);
 }
 
-static void turns(int type, int dim, int half, int interleaved) {
-    const size_t size = type == BF16 ? 2 : 4;
-    void *x = calloc(2 * 3 * 4 * (size_t)dim, size), *y = calloc(2 * 3 * 4 * (size_t)dim, size);
-    void *c = calloc(2 * 4 * (size_t)half, size), *s = calloc(2 * 4 * (size_t)half, size);
-    rotary_heads(x, c, s, type, y, 2, 3, 4, dim, half, interleaved);
+static void layers(int type, int64_t rows, int64_t dim, int weighted, int biased) {
+    void *x = numbers_of(type, rows * dim), *w = numbers_of(type, dim), *b = numbers_of(type, dim);
+    void *y = malloc((size_t)(rows * dim) * bytes_of(type));
+    const Layer a = {.x = x, .weight = weighted ? w : NULL, .bias = biased ? b : NULL, .y = y, .type = type, .rows = rows, .dim = dim,
+                     .eps = 1e-6};
+    failed |= called(&LAYER_NORM, &a);
+    free(x), free(w), free(b), free(y);
+}
+
+static void turns(int type, int64_t heads, int64_t dim, int64_t half, int interleaved) {
+    const int64_t batch = 2, tokens = 4, n = batch * heads * tokens * dim;
+    void *x = numbers_of(type, n), *y = malloc((size_t)n * bytes_of(type));
+    void *c = numbers_of(type, batch * tokens * half), *s = numbers_of(type, batch * tokens * half);
+    const Rotary a = {.x = x, .cosine = c, .sine = s, .y = y, .type = type, .batch = batch, .heads = heads, .tokens = tokens, .dim = dim,
+                      .half = half, .interleaved = interleaved};
+    failed |= called(&ROTARY, &a);
     free(x), free(y), free(c), free(s);
 }
 
-static void gates(int type, int activation, float scale, float limit, float shift, int64_t n) {
-    const size_t size = type == BF16 ? 2 : 4;
-    void *g = calloc(n, size), *u = calloc(n, size), *y = calloc(n, size);
-    gate_rows(g, u, type, activation, scale, limit, shift, y, n);
+static void gates(int type, int activation, double scale, double limit, double shift, int64_t n) {
+    void *g = numbers_of(type, n), *u = numbers_of(type, n), *y = malloc((size_t)n * bytes_of(type));
+    const Gated a = {.gate = g, .up = u, .y = y, .type = type, .activation = activation, .n = n, .scale = scale, .limit = limit,
+                     .shift = shift};
+    failed |= called(&GATE, &a);
     free(g), free(u), free(y);
 }
 
 int main(void) {
-    for (int type = F32; type <= BF16; type++)
+    for (int type = F32; type <= BF16; type++) {
         for (int d = 0; d < 6; d++) {
-            for (int late = 0; late < 2; late++)
-                for (int weight_type = F32; weight_type <= BF16; weight_type++) norms(type, weight_type, DIMS[d], late, (float)late);
-            for (int half = 1; 2 * half <= DIMS[d]; half += 5)
-                for (int interleaved = 0; interleaved < 2; interleaved++) turns(type, DIMS[d], half, interleaved);
+            for (int i = 0; i < 4; i++)
+                norms(type, i / 2, 3, DIMS[d], i % 2, i % 2), norms(type, i / 2, 0, DIMS[d], i % 2, 0), layers(type, 3, DIMS[d], i / 2, i % 2);
+            for (int64_t half = 1; 2 * half <= DIMS[d]; half += 5)
+                for (int interleaved = 0; interleaved < 2; interleaved++) turns(type, 3, DIMS[d], half, interleaved);
             for (int activation = SILU; activation <= RELU2; activation++)
-                for (int64_t n = DIMS[d]; n < 30000; n += 17000) gates(type, activation, activation ? 1 : 1.702f, 7, 1, n);
+                for (int64_t n = DIMS[d]; n < 30000; n += 17000) gates(type, activation, activation ? 1 : 1.702, 7, 1, n);
             gates(type, SILU, 1, 0, 0, DIMS[d]);
         }
-    return 0;
+        /* shared by threads: more rows than threads, and one */
+        norms(type, type, 114, 577, 1, 0), layers(type, 114, 577, 1, 1), turns(type, 15, 577, 288, 0);
+        norms(type, type, 1, 65537, 1, 0), layers(type, 1, 65537, 1, 1);
+    }
+    return failed;
 }

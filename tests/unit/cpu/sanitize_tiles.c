@@ -1,5 +1,5 @@
 /* Runs the products and the unpacking on buffers of exactly the size that they may touch, for the sanitizers to watch. */
-#include "machine.c"
+#include "sanitize.h"
 #include "tiles.c"
 
 int main(void) {

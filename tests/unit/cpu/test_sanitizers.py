@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -11,7 +12,11 @@ from blockzoo_cpu import library
 
 pytestmark = pytest.mark.skipif(library.compiler() is None, reason="no C compiler on this machine")
 DRIVERS = sorted(Path(__file__).parent.glob("sanitize_*.c"))
-FLAGS = ("-O1", "-g", "-std=gnu11", "-fopenmp", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+FLAGS = (
+    *("-O1", "-g", "-std=gnu11", "-fopenmp", "-Wall", "-Wextra", "-Werror"),
+    *("-fsanitize=address,undefined", "-fno-sanitize-recover=all", f"-I{library.FOLDER}"),
+)
+THREADS = (1, 2, 3)
 
 
 def test_every_source_has_a_driver() -> None:
@@ -19,11 +24,30 @@ def test_every_source_has_a_driver() -> None:
     assert {path.stem.removeprefix("sanitize_") for path in DRIVERS} == sources
 
 
+def compile_with(*arguments: str | Path) -> None:
+    done = subprocess.run(
+        [str(library.compiler()), *FLAGS, *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def objects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Every source of the library, compiled to be watched."""
+    folder, made = tmp_path_factory.mktemp("objects"), {}
+    for source in library.FOLDER.glob("*.c"):
+        made[source.stem] = folder / f"{source.stem}.o"
+        compile_with("-c", source, "-o", made[source.stem])
+    return made
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("driver", DRIVERS, ids=lambda path: path.stem)
-def test_no_access_out_of_bounds(driver: Path, tmp_path: Path) -> None:
-    program = tmp_path / driver.stem
-    command = [str(library.compiler()), *FLAGS, f"-I{library.FOLDER}", str(driver), "-lm", "-o", str(program)]
-    subprocess.run(command, check=True, capture_output=True)
-    done = subprocess.run([str(program)], capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
+def test_no_access_out_of_bounds(driver: Path, objects: dict[str, Path], tmp_path: Path) -> None:
+    """A driver holds the source it is named after; the rooms of calls depend on the number of threads."""
+    program, own = tmp_path / driver.stem, driver.stem.removeprefix("sanitize_")
+    compile_with(driver, *(made for name, made in objects.items() if name != own), "-lm", "-o", program)
+    for threads in THREADS:
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"}
+        done = subprocess.run([program], capture_output=True, text=True, timeout=300, check=False, env=environment)
+        assert done.returncode == 0, f"{threads} threads: {done.stderr}"
