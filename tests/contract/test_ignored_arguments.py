@@ -16,6 +16,7 @@ from blockzoo.step import Keys, Phase
 from blockzoo.testing.check import CheckFailed
 from blockzoo.testing.kernel_subjects import KernelSubject, subjects_of
 from blockzoo.testing.kernels import equals_reference
+from blockzoo_blocks.mixers.attention import visible
 from tests.conftest import builtin_registry
 
 CPU = torch.device("cpu")
@@ -194,3 +195,15 @@ def test_an_option_ignored_fails_where_the_others_are_refused(
 
     with pytest.raises(CheckFailed, match=option):
         equals_reference(subject_of(known, registry, ignores, supports))
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_nan_where_a_query_sees_nothing_fails(registry: Registry, phase: Phase) -> None:
+    attention = registry.ops()["attention"]
+
+    def nothing_is_nan(*args: Any, **kwargs: Any) -> Tensor:
+        positions, keys = args[3], args[4]
+        seen = visible(positions, keys.positions, kwargs.get("window")).any(-1, keepdim=True)
+        return attention.reference(*args, **kwargs).where(seen, float("nan"))
+
+    assert fails(subject_of(attention, registry, nothing_is_nan, only(phase, torch.float32)))

@@ -196,3 +196,22 @@ def test_a_text_stream_holds_incomplete_characters_back() -> None:
     assert [stream.push(byte) for byte in "aé€".encode()] == ["a", "", "é", "", "", "€"]
     assert [stream.push(0xE2), stream.push(0x82)] == ["", ""]
     assert stream.close() == "�"
+
+
+def test_torch_compile_makes_two_programs_for_all_steps(registry: Registry) -> None:
+    """One for the first step's length, one for any."""
+    from torch._dynamo.testing import CompileCounter
+
+    dense = {**MODEL, "layers": {"count": 2, "mixer": "full", "ffn": {"type": "glu", "d_ff": 32}}}
+    model = building.build(load_config(dense, registry=registry), registry=registry, seed=3)
+    torch.compiler.reset()
+    counter = CompileCounter()
+    compiled = torch.compile(model, backend=counter)
+    plain, ours = model.new_cache(max_length=40), model.new_cache(max_length=40)
+    with torch.no_grad():
+        for cache in (plain, ours):
+            model(torch.tensor([PROMPTS[0]]), cache=cache)
+        for token in range(24):
+            step = torch.tensor([[token]])
+            assert torch.equal(compiled(step, cache=ours), model(step, cache=plain))
+    assert counter.frame_count == 2

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.modules import module as hooks
 
 from blockzoo.recording.tape import Tape, tape
-from blockzoo.recording.trace import Trace, UnrecordableError, memory_of
+from blockzoo.recording.trace import Trace, memory_of
 
 if TYPE_CHECKING:
     from blockzoo.cache import ModelCache
@@ -32,7 +32,7 @@ class _Take:
     tokens: Tensor  # (B, 1): where its calls find them
     begin: int
     end: int
-    memory: tuple[int, ...]
+    names: list[object]  # what its calls name, and so must stay what it was
     trace: Trace
     logits: Tensor
 
@@ -68,14 +68,13 @@ class Steps:
         length = self.cache.length
         if self.why_not is not None or tokens.shape[1] != 1 or positions is not None or length is None:
             return self._plain(tokens, positions)
-        memory = self._memory(tokens)
-        recording = self._recording
-        if recording is not None and recording.take.memory == memory and _covers(recording.take, length):
+        names = [self.model.bindings, *self.cache.moving()]
+        recording, first = self._recording, self._first
+        if recording is not None and _stands(recording.take, tokens, names, length):
             return self._replayed(recording, tokens, length)
-        first = self._first
-        if first is not None and first.memory == memory and first.begin + 1 == length < first.end:
+        if first is not None and _stands(first, tokens, names, length) and length == first.begin + 1:
             return self._second(first, tokens)
-        return self._noted(tokens, length, memory)
+        return self._noted(tokens, length, names)
 
     def _plain(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
         return self.model(tokens, positions=positions, cache=self.cache, last_only=True)
@@ -87,7 +86,7 @@ class Steps:
         self.cache.count(1)
         return recording.take.logits.clone()
 
-    def _noted(self, tokens: Tensor, length: int, memory: tuple[int, ...]) -> Tensor:
+    def _noted(self, tokens: Tensor, length: int, names: list[object]) -> Tensor:
         """A step that is noted, where enough can follow that are like it."""
         self._first = self._recording = None
         even = self.cache.even_steps()
@@ -95,7 +94,7 @@ class Steps:
         if made is None:
             return self._plain(tokens)
         at, trace, logits = made
-        self._first = _Take(at, length, length + even, memory, trace, logits)
+        self._first = _Take(at, length, length + even, names, trace, logits)
         return logits.clone()
 
     def _second(self, first: _Take, tokens: Tensor) -> Tensor:
@@ -108,8 +107,8 @@ class Steps:
         moving = [memory_of(tensor) for tensor in self.cache.moving()]
         try:
             recording = _Recording(first, tape(first.trace, trace, first.logits, moving, self.model.players))
-        except UnrecordableError as error:
-            self._give_up(str(error))
+        except Exception as error:  # a player is somebody's code, too
+            self._give_up(_reason(error))
             return logits
         written = [(tensor, tensor.clone()) for tensor in recording.tape.written]
         recording.tape.play(1)
@@ -122,7 +121,7 @@ class Steps:
         return logits
 
     def _traced(self, at: Tensor, tokens: Tensor) -> tuple[Tensor, Trace, Tensor] | None:
-        """A step of these tokens, put ``at`` a place, its calls and logits; None if it can't be noted: it isn't done."""
+        """A step of these tokens, found ``at``, its calls and logits; None if it can't be noted, and then it isn't done."""
         self.model.check(tokens)
         at.copy_(tokens)
         trace = Trace()
@@ -131,7 +130,7 @@ class Steps:
                 step = self.cache.step((len(tokens), 1), None, "decode")
                 logits = self.model.compute(trace.wrap(at), step, self.cache, last_only=True)
         except Exception as error:  # whatever a block does with a tensor that has no values
-            self._give_up((str(error).strip() or type(error).__name__).splitlines()[0])
+            self._give_up(_reason(error))
             return None
         return at, trace, trace.unwrap(logits)
 
@@ -139,13 +138,14 @@ class Steps:
         LOG.debug("decoding is not recorded: %s", why)
         self.why_not = why
 
-    def _memory(self, tokens: Tensor) -> tuple[int, ...]:
-        """What a recording's calls name, and so must stay what it was."""
-        return len(tokens), id(self.model.bindings), *(memory_of(tensor) for tensor in self.cache.moving())
+
+def _stands(take: _Take, tokens: Tensor, names: list[object], length: int) -> bool:
+    alike = len(tokens) == len(take.tokens) and len(names) == len(take.names)
+    return alike and take.begin <= length < take.end and all(a is b for a, b in zip(names, take.names, strict=True))
 
 
-def _covers(take: _Take, length: int) -> bool:
-    return take.begin <= length < take.end
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _alike(replayed: Tensor, made: Tensor) -> bool:

@@ -81,7 +81,7 @@ def _later(name: str, here: Any, there: Any, same: Mapping[int, int], moving: Co
             raise UnrecordableError(f"{name} is called with {here}, and a step later with {there}")
         return here
     if same.get(memory_of(there), memory_of(there)) != memory_of(here):
-        if memory_of(there) not in same and torch.equal(here, there):
+        if memory_of(there) not in same and _same_values(here, there):
             return here  # a constant that the model makes anew each step
         raise UnrecordableError(f"{name} reads a tensor that is made anew each step, with other values")
     if _geometry(here) == _geometry(there):
@@ -89,6 +89,10 @@ def _later(name: str, here: Any, there: Any, same: Mapping[int, int], moving: Co
     if memory_of(here) not in moving or here.stride() != there.stride():
         raise UnrecordableError(f"{name} reads {tuple(here.shape)}, and a step later {tuple(there.shape)}")
     return _view(here, there.shape, there.storage_offset())
+
+
+def _same_values(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b)
 
 
 def _geometry(tensor: Tensor) -> tuple[Any, ...]:
