@@ -19,8 +19,9 @@ from torch.overrides import handle_torch_function, has_torch_function
 from blockzoo_cpu.library import function
 
 OPS = torch.library.Library("blockzoo_cpu", "DEF")
-OPERATIONS = tuple(
-    "rows attend rms_norm layer_norm rotary gate gelu_tanh gelu_tanh_backward mix_experts add copy".split()
+OPERATIONS = (
+    *("rows", "attend", "rms_norm", "layer_norm", "rotary", "gate", "gelu_tanh", "gelu_tanh_backward"),
+    *("mix_experts", "add", "copy"),
 )
 """In the order of calls.c."""
 

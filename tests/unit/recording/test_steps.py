@@ -42,7 +42,11 @@ def tokens(n: int, rows: int = 1, seed: int = 0) -> Iterator[Tensor]:
     return (torch.randint(0, 96, (rows, 1), generator=generator) for _ in range(n))
 
 
-def agree(model: Decoder, n: int = 60, rows: int = 1, change: Callable[[int, Any], None] = lambda i, cache: None) -> Steps:
+def nothing(i: int, cache: Any) -> None:
+    pass
+
+
+def agree(model: Decoder, n: int = 60, rows: int = 1, change: Callable[[int, Any], None] = nothing) -> Steps:
     """Read a prompt and ``n`` tokens by steps and by the model alone; all logits must be equal."""
     plain, ours = model.new_cache(rows, 200), model.new_cache(rows, 200)
     steps = Steps(model, ours)
