@@ -3,7 +3,7 @@
 
 const Operation *const OPERATIONS[] = {&ROWS, &ATTEND, &RMS_NORM, &LAYER_NORM, &ROTARY, &GATE, &GELU, &GELU_BACKWARD, &MIX, &ADD, &COPY};
 
-int run(const Call *calls, int64_t n) {
+static int made(const Call *calls, int64_t n) {
     size_t most = 0;
     int shared = 0;
     for (int64_t i = 0; i < n; i++) {
@@ -33,7 +33,9 @@ int run(const Call *calls, int64_t n) {
     return 0;
 }
 
+int run(const Call *calls, int64_t n) { return made(calls, n); }
+
 int run_one(int64_t operation, const void *told) {
     const Call call = {operation, told};
-    return run(&call, 1);
+    return made(&call, 1);
 }

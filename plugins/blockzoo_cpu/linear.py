@@ -94,13 +94,13 @@ def _told(
     return (
         *(place(weights), place(scales), place(bias), place(x), place(y), place(chosen)),
         *(kind, 0 if bias is None else TYPES[bias.dtype], x.stride(0), TYPES[x.dtype]),
-        *(*x.shape, y.shape[1], rounded, wide()),
+        *(*x.shape, y.shape[1], 1 if chosen is None else len(weights), rounded, wide()),
     )
 
 
 ROWS = operation(
     "rows(Tensor x, Tensor weights, Tensor? scales, Tensor? bias, Tensor? chosen, int kind) -> Tensor",
-    "15q",
+    "16q",
     like=_like,
     told=_told,
     ready=_ready,

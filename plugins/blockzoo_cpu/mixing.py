@@ -23,14 +23,14 @@ def supports(capabilities: Capabilities, call: Call) -> Verdict:
 
 def mix_experts(y: Tensor, weights: Tensor) -> Tensor:
     """As the op ``mix_experts`` says."""
-    return _MIX(y, weights)
+    return MIX(y, weights)
 
 
 def _like(y: Tensor, weights: Tensor) -> Tensor:
     return y.new_empty(len(weights), y.shape[-1])
 
 
-_MIX = operation(
+MIX = operation(
     "mix_experts(Tensor y, Tensor weights) -> Tensor",
     "7q",
     like=_like,

@@ -14,14 +14,15 @@ enum { STRETCH = 1 << 17 /* bytes of weights that a thread takes at once */ };
 /* What a call says: y[r] = x[r] @ w[e].T + bias[e] for each row r and its expert e, chosen[r], or 0 where it is NULL.
  *
  * x (n, d_in), `stride` numbers from row to row, 0 where all are one, and y (n, d_out) of `type`; weights (experts, d_out,
- * row_bytes), scales (experts, d_out, scale_bytes) or NULL, bias (experts, d_out) of `bias_type` or NULL.
+ * row_bytes), scales (experts, d_out, scale_bytes) or NULL, bias (experts, d_out) of `bias_type` or NULL. A row that chose no
+ * expert there is gets NaN.
  */
 typedef struct {
     const char *weights, *scales;
     const void *bias, *x;
     void *y;
     const int64_t *chosen;
-    int64_t weight, bias_type, stride, type, n, d_in, d_out, rounded, wide;
+    int64_t weight, bias_type, stride, type, n, d_in, d_out, experts, rounded, wide;
 } Rows;
 
 /* Where in the room of a call lies what all threads share, in bytes. At its start: the first output that nobody has taken. */
@@ -65,6 +66,12 @@ static size_t row_bytes(int weight, int d_in) {
 
 static size_t scale_bytes(int weight, int d_in) {
     return weight == MXFP4 ? (size_t)d_in / GROUP : weight == INT8 ? (size_t)d_in / GROUP * 2 : 0;
+}
+
+/* Outputs begin..end of rows whose expert there is not. */
+static void missing(const Rows *a, const int32_t *which, int64_t count, int64_t begin, int64_t end) {
+    for (int64_t c = 0; c < count; c++)
+        for (int64_t o = begin; o < end; o++) store(a->y, (int)a->type, (size_t)which[c] * a->d_out + o, NAN);
 }
 
 /* Outputs begin..end of `count` rows of one expert: from the start and from the middle at once. */
@@ -122,7 +129,11 @@ static void rows_work(const void *call, char *room, int me, int all) {
         const int64_t end = begin + stretch < a->d_out ? begin + stretch : a->d_out;
         for (int64_t i = 0, of = 0; i < a->n; i += of) {
             for (of = 1; i + of < a->n && expert_of(a, order[i + of]) == expert_of(a, order[i]); of++) continue;
-            span(a, &kernel, rows, order + i, of, begin, end);
+            const int64_t expert = expert_of(a, order[i]);
+            if (expert < 0 || expert >= a->experts)
+                missing(a, order + i, of, begin, end);
+            else
+                span(a, &kernel, rows, order + i, of, begin, end);
         }
     }
 }

@@ -16,7 +16,7 @@ static int times(int weight, int type, int bias_type, int n, int d_in, int d_out
             memcpy(chosen, choice == 1 ? CHOSEN : LAST, (size_t)n * sizeof *chosen);
             const Rows a = {.weights = w, .scales = s, .bias = same ? bias : NULL, .x = same ? one : x, .y = y,
                             .chosen = choice ? chosen : NULL, .weight = weight, .bias_type = bias_type, .stride = same ? 0 : d_in,
-                            .type = type, .n = n, .d_in = d_in, .d_out = d_out, .rounded = rounded, .wide = wide};
+                            .type = type, .n = n, .d_in = d_in, .d_out = d_out, .experts = 3, .rounded = rounded, .wide = wide};
             failed |= called(&ROWS, &a);
         }
     free(w), free(s), free(bias), free(x), free(one), free(y), free(chosen);

@@ -14,7 +14,7 @@ from blockzoo.blocks import QuantizerConfig
 from blockzoo.recording import Noted
 from blockzoo_blocks.quantizers.int8 import Int8Config
 from blockzoo_blocks.quantizers.mxfp4 import MXFP4Config
-from blockzoo_cpu import library, mixing
+from blockzoo_cpu import library, linear, mixing
 from blockzoo_cpu.activations import GELU_TANH, GELU_TANH_BACKWARD
 from blockzoo_cpu.attention import ATTEND
 from blockzoo_cpu.calls import OPERATIONS, Operation
@@ -103,7 +103,7 @@ def every_call() -> list[tuple[Operation, tuple[Any, ...]]]:
             made.append((GATE_SPAN, (x, x.flip(0).contiguous(), 0, 1.702, 7.0, 1.0)))
             made += [(TURN_HEADS, (x.view(1, 1, rows, dim), angle, angle, False))]
         for experts, dim in ((2, 40), (4, 20000)):
-            made.append((mixing._MIX, (drawn(3, experts, dim, dtype=dtype), drawn(3, experts))))
+            made.append((mixing.MIX, (drawn(3, experts, dim, dtype=dtype), drawn(3, experts))))
     for n in (17, 20003):
         x = drawn(n, dtype=BF16)
         made += [(GELU_TANH, (x,)), (GELU_TANH_BACKWARD, (x, x.flip(0)))]
@@ -262,3 +262,11 @@ def test_more_memory_than_there_is_is_an_error() -> None:
         ROWS(*args)
     with pytest.raises(MemoryError, match="step of decoding"):
         PLAYER.prepare([noted(ROWS, args, torch.empty(2**50, 0))])(0)
+
+
+@pytest.mark.parametrize("wrong", [-1, 3, 2**40])
+def test_an_expert_that_is_not_there_gives_nan_and_reads_nothing(wrong: int) -> None:
+    weight = {"weight": drawn(3, 24, 32)}
+    y = linear.chosen_linear(weight, drawn(4, 32), None, torch.tensor([0, wrong, 2, wrong]), quantizer=None)
+    assert y[[1, 3]].isnan().all()
+    assert not y[[0, 2]].isnan().any()
