@@ -121,7 +121,7 @@ class Steps:
         return logits
 
     def _traced(self, at: Tensor, tokens: Tensor) -> tuple[Tensor, Trace, Tensor] | None:
-        """A step of these tokens, found ``at``, with its calls and logits. None, and nothing done, if it can't be noted."""
+        """A step of these tokens, found ``at``; its calls and logits, or None, and nothing done."""
         self.model.check(tokens)
         at.copy_(tokens)
         trace = Trace()
