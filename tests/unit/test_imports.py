@@ -90,3 +90,16 @@ def test_import_blockzoo_is_lazy() -> None:
         "assert not heavy, heavy\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+def test_building_a_model_does_not_import_the_compiler() -> None:
+    """A second, and 70 MB: initializers of PyTorch's modules do, on the meta device."""
+    script = (
+        "import sys, blockzoo\n"
+        "for name in ('gpt2', 'qwen3-0.6b', 'gpt-oss-20b'):\n"
+        "    width = 768 if name == 'gpt2' else 64\n"
+        "    config = blockzoo.load_config(name, {'vocab_size': 128, 'layers.count': 2, 'd_model': width})\n"
+        "    blockzoo.build(config)\n"
+        "assert 'torch._dynamo' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=100)

@@ -43,7 +43,7 @@ def orderly_end() -> Iterator[None]:
 
 
 def command_of(module: str) -> list[str]:
-    return [sys.executable, "-m", module]
+    return [sys.executable, "-P", "-m", module]  # no file beside the user is taken for a module
 
 
 def run_side(module: str, request: Request, *, timeout: float) -> Reply:

@@ -44,7 +44,7 @@ class Package:
         """What the probe reports of a process of its own."""
         entry = self.entry()
         done = subprocess.run(
-            [sys.executable, "-m", PROBE, entry.value], capture_output=True, text=True, timeout=120, check=False
+            [sys.executable, "-P", "-m", PROBE, entry.value], capture_output=True, text=True, timeout=120, check=False
         )
         lines = done.stderr.strip().splitlines() or ["no output"]
         need(done.returncode == 0, f"a fresh process can't import {entry.value}: {lines[-1]}")

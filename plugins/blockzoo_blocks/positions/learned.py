@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from blockzoo.blocks import AdditivePositionConfig, Cost, Dims, Parameter, Role
 
@@ -20,8 +22,15 @@ class LearnedPositionConfig(AdditivePositionConfig):
         return Cost({"weight": Parameter((dims.context_length, dims.d_model), Role.EMBEDDING)})
 
 
-class LearnedPosition(nn.Embedding):
-    """positions (B, T) -> (B, T, D); padding (-1) gets some row, as its output is never looked at."""
+class LearnedPosition(nn.Module):
+    """positions (B, T) -> (B, T, D); padding (-1) gets some row, as its output is never looked at.
+
+    No ``nn.Embedding``: that draws its weight as it is made, for which PyTorch imports its compiler on the meta device.
+    """
+
+    def __init__(self, n_positions: int, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(n_positions, dim))
 
     def forward(self, positions: Tensor) -> Tensor:
-        return super().forward(positions.clamp(min=0))
+        return F.embedding(positions.clamp(min=0), self.weight)

@@ -56,7 +56,7 @@ PEER = Transformers()
 
 def _convert(source: Path, target: Path) -> str | None:
     """Why there is no such folder, or None. In a process of its own: its memory is given back."""
-    command = [sys.executable, "-m", "blockzoo", "convert", str(source), str(target), "--to", "hf"]
+    command = [sys.executable, "-P", "-m", "blockzoo", "convert", str(source), str(target), "--to", "hf"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return None if done.returncode == 0 else f"can't be converted to layout hf: {done.stderr.strip()[-300:]}"
 
