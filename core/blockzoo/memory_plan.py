@@ -25,6 +25,8 @@ from blockzoo.accounting import account, layer_cost, quantizer_of
 from blockzoo.blocks import Cost, Parameter, QuantizerConfig
 from blockzoo.config.schema import EmbeddingConfig, HeadConfig, LayerConfig, ModelConfig
 from blockzoo.errors import ConfigError, InputError, Problem
+from blockzoo.kernels import Call, Capabilities, Kernel, ask
+from blockzoo.linear import EXPERT_LINEAR, LINEAR
 
 HOST_RUNTIME = 275 * 10**6
 """Resident bytes of Python with torch, blockzoo and its plugins after a first forward: torch 2.13, Linux x86-64."""
@@ -59,6 +61,7 @@ class Use:
 
     ``prompt``: tokens that go through the model at once. ``map_embedding``: rows of the embedding table are looked up
     in a mapped file. ``read_whole``: bytes of the largest tensor that loading reads before it goes into its place.
+    ``kernels``: those that are there, by op: a packed matrix that one of them reads as it lies is never unpacked.
     """
 
     config: ModelConfig
@@ -68,6 +71,7 @@ class Use:
     dtype: torch.dtype = torch.bfloat16
     map_embedding: bool = False
     read_whole: int = 0
+    kernels: Mapping[str, Sequence[Kernel]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 1 <= self.context <= self.config.context_length:
@@ -167,7 +171,7 @@ def _parts(use: Use) -> Iterator[Part]:
         if id(layer) not in made:
             cost = layer_cost(config, layer, use.context)
             cache = use.batch * sum(tensor.nbytes(use.dtype) for tensor in cost.cache)
-            made[id(layer)] = cache, vectors + _branches(cost, layer, rows, itemsize)
+            made[id(layer)] = cache, vectors + _branches(use, cost, layer, rows)
         yield Part(f"layers.{index}", stored.get(f"layers.{index}", {}), *made[id(layer)])
     logits = use.batch * config.vocab_size * (itemsize + torch.float32.itemsize)
     shared = dict([table]) if config.embedding.tied else {}
@@ -179,15 +183,24 @@ def _part_of(name: str) -> str:
     return ".".join(parts[:2]) if parts[0] == "layers" else parts[0]
 
 
-def _branches(cost: Cost, layer: LayerConfig, rows: int, itemsize: int) -> int:
+def _branches(use: Use, cost: Cost, layer: LayerConfig, rows: int) -> int:
     """Bytes of what the widest branch's matrices read and write for ``rows`` tokens, and of its largest unpacking."""
     widest = 0
     for branch, block in (("mixer", layer.mixer), ("ffn", layer.ffn)):
         matrices = [p for name, p in cost.parameters.items() if name.startswith(f"{branch}.") and p.packable]
-        packed = matrices if block is not None and block.quantizer is not None else []
-        unpacked = max((p.shape[-1] * p.shape[-2] for p in packed), default=0) * UNPACKING
-        widest = max(widest, sum(map(_traffic, matrices)) * rows * itemsize + unpacked)
+        quantizer = None if block is None else block.quantizer
+        unpacked = [p.shape[-1] * p.shape[-2] for p in matrices if quantizer and not _read_packed(use, quantizer, p)]
+        traffic = sum(map(_traffic, matrices)) * rows * use.dtype.itemsize
+        widest = max(widest, traffic + max(unpacked, default=0) * UNPACKING)
     return widest
+
+
+def _read_packed(use: Use, quantizer: QuantizerConfig, matrix: Parameter) -> bool:
+    """Whether a kernel of prompts multiplies by this matrix as it is packed, on a CPU."""
+    op = LINEAR if len(matrix.shape) == 2 else EXPERT_LINEAR
+    call = Call(op.name, "prefill", use.dtype, {"quantizer": quantizer, "shape": tuple(matrix.shape)})
+    cpu = Capabilities.of(torch.device("cpu"))
+    return any(ask(kernel, cpu, call).ok for kernel in use.kernels.get(op.name, ()) if kernel.priority > 0)
 
 
 def _traffic(matrix: Parameter) -> int:

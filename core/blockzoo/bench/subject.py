@@ -50,6 +50,7 @@ class Subject:
             dtype=dtype,
             map_embedding=mapped and not config.embedding.tied,
             read_whole=whole_read(self.stored, config, dtype, registry=registry),
+            kernels=registry.kernels(),
         )
         (share,) = split(use, [Device("memory", 2**63)])
         return share.total

@@ -86,6 +86,7 @@ def command(
         prompt=prompt,
         dtype=getattr(torch, dtype),
         map_embedding=map_embedding or (mapped and not asked.embedding.tied),
+        kernels=registry.kernels() if all(place.host for place in places) else {},
     )
     if not mapped:
         use = replace(use, read_whole=whole_read(stored, asked, use.dtype, registry=registry))
