@@ -188,13 +188,14 @@ class MoE(nn.Module):
         tokens = x.flatten(0, -2)
         chosen, weights, probabilities = self.router(tokens)
         phase = phase_of(len(tokens))
-        run = {"train": self.trained, "prefill": self.many, "decode": self.few}[phase]
+        narrow = tokens.dtype in (torch.bfloat16, torch.float16)  # wider prompts add as training does, bit for bit
+        run = self.few if phase == "decode" else self.many if phase == "prefill" and narrow else self.added
         out, counts = run(tokens, chosen, weights)
         if self.shared is not None:
             out = out + self.shared(tokens)[0]
         return out.view_as(x), self.aux(counts, probabilities)
 
-    def trained(self, tokens: Tensor, chosen: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    def added(self, tokens: Tensor, chosen: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Outputs (N, D), each row added where it belongs, and how many rows each expert took (E,)."""
         y, order, counts = self.by_expert(tokens, chosen)
         y = y * weights.flatten()[order, None].to(y.dtype)
