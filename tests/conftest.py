@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,9 @@ import blockzoo_torch
 from blockzoo.plugins import reset_host
 from blockzoo.registry import Registrar, Registry
 from tests.warm import Warm, warm_processes
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background: what tests interrupt must listen
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -279,7 +279,9 @@ class ModelCache:
         """Over how many further steps of one token every state stores evenly (``Even``)."""
         states = [state for state in self.states if state is not None]
         even = [state.even_steps() for state in states if isinstance(state, Even)]
-        return min(even, default=0) if self._uniform is not None and len(even) == len(states) else 0
+        if self._uniform is None or len(even) != len(states):
+            return 0
+        return min([*even, self.max_length - self._uniform])
 
     def moving(self) -> list[Tensor]:
         """All that steps of even states write to, or take views of."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from itertools import chain
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +20,10 @@ from blockzoo.errors import InputError, KernelError, PluginError
 from blockzoo.faults import asked, no_reports, title
 from blockzoo.kernels import Binding, Kernel, bind
 from blockzoo.linear import CHOSEN_LINEAR, EXPERT_LINEAR, LINEAR, chosen_for_matrices, give_slots
-from blockzoo.recording.player import Player
 from blockzoo.step import Phase, Step
+
+if TYPE_CHECKING:
+    from blockzoo.recording.player import Player
 
 
 def build_layer(layer: LayerConfig, config: ModelConfig, place: str) -> nn.Module:

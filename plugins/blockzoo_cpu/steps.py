@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from blockzoo.recording import Noted
@@ -52,19 +53,21 @@ def _copied(source: Tensor, to: Tensor) -> bytes | None:
 
 Step = Callable[[Sequence[Any], dict[str, Any], Sequence[Tensor]], bytes | None]
 
-STEPS: dict[str, tuple[str, Step]] = {
-    "add": ("add", add),
-    "copy_": ("copy", copy),
-    "clone": ("copy", clone),
-    "contiguous": ("copy", clone),
+STEPS: dict[Any, tuple[str, Step]] = {
+    torch.Tensor.add: ("add", add),
+    torch.add: ("add", add),
+    torch.Tensor.copy_: ("copy", copy),
+    torch.Tensor.clone: ("copy", clone),
+    torch.clone: ("copy", clone),
+    torch.Tensor.contiguous: ("copy", clone),
 }
 """A function of PyTorch's -> the operation that does it."""
 
 
 def told(call: Noted, args: Sequence[Any]) -> tuple[str, bytes] | None:
     """The operation and the struct of a call with these arguments."""
-    if call.name not in STEPS:
+    if call.function not in STEPS:
         return None
-    name, step = STEPS[call.name]
+    name, step = STEPS[call.function]
     struct = step(args, call.kwargs, call.outs)
     return None if struct is None else (name, struct)

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn.modules import module as hooks
 
+from blockzoo.faults import title
+from blockzoo.recording.anatomy import Anatomy, blocks_of, declared
 from blockzoo.recording.tape import Tape, tape
 from blockzoo.recording.trace import Trace, memory_of
 
@@ -33,6 +34,7 @@ class _Take:
     begin: int
     end: int
     names: list[object]  # what its calls name, and so must stay what it was
+    anatomy: Anatomy  # and what the model was
     trace: Trace
     logits: Tensor
 
@@ -70,7 +72,7 @@ class Steps:
             return self._plain(tokens, positions)
         names = [self.model.bindings, *self.cache.moving()]
         recording, first = self._recording, self._first
-        if recording is not None and _stands(recording.take, tokens, names, length):
+        if recording is not None and _stands(recording.take, tokens, names, length) and self.cache.even_steps():
             return self._replayed(recording, tokens, length)
         if first is not None and _stands(first, tokens, names, length) and length == first.begin + 1:
             return self._second(first, tokens)
@@ -94,7 +96,7 @@ class Steps:
         if made is None:
             return self._plain(tokens)
         at, trace, logits = made
-        self._first = _Take(at, length, length + even, names, trace, logits)
+        self._first = _Take(at, length, length + even, names, Anatomy(self.model), trace, logits)
         return logits.clone()
 
     def _second(self, first: _Take, tokens: Tensor) -> Tensor:
@@ -141,7 +143,8 @@ class Steps:
 
 def _stands(take: _Take, tokens: Tensor, names: list[object], length: int) -> bool:
     alike = len(tokens) == len(take.tokens) and len(names) == len(take.names)
-    return alike and take.begin <= length < take.end and all(a is b for a, b in zip(names, take.names, strict=True))
+    same = alike and take.begin <= length < take.end and all(a is b for a, b in zip(names, take.names, strict=True))
+    return same and take.anatomy.holds()
 
 
 def _reason(error: Exception) -> str:
@@ -160,7 +163,9 @@ def _refusal(model: Decoder) -> str | None:
         return "no plugin plays recordings here"
     if model.training:
         return "the model trains"
-    watched = any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
-    if watched or hooks._global_forward_hooks or hooks._global_forward_pre_hooks:
+    unknown = next((block for block in blocks_of(model.config) if not declared(block)), None)
+    if unknown is not None:
+        return f"{title(unknown)} does not declare recordable"
+    if Anatomy(model).watched():
         return "modules have forward hooks, which a recording would pass by"
     return None

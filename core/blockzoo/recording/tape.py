@@ -35,6 +35,7 @@ def tape(first: Trace, second: Trace, result: Tensor, moving: Collection[int], p
     """
     if [call.function for call in first.calls] != [call.function for call in second.calls]:
         raise UnrecordableError("two successive steps make different calls")
+    _check_writes(first.calls, moving)
     same: dict[int, int] = {}  # memory of the second trace -> that of the first that it stands for
     for one, other in zip(first.calls, second.calls, strict=True):
         for tensor, twin in zip(one.written(), other.written(), strict=True):
@@ -47,6 +48,16 @@ def tape(first: Trace, second: Trace, result: Tensor, moving: Collection[int], p
     noted = [_noted(one, other, same, moving) for one, other in pairs]
     outside = [t for pair in pairs if pair[0].in_place for call in pair for t in call.written()]
     return Tape(_played(noted, players), outside)
+
+
+def _check_writes(calls: Sequence[Call], moving: Collection[int]) -> None:
+    """Raise where a call writes to memory that no call gave out and the cache does not hold: it would keep it."""
+    known = set(moving)
+    for call in calls:
+        written = {memory_of(t) for t in call.written()}
+        if call.in_place and not written <= known:
+            raise UnrecordableError(f"{call.name} writes to memory that is not the step's")
+        known |= written
 
 
 def _needed(calls: Sequence[Call], result: Tensor) -> list[bool]:
@@ -70,7 +81,9 @@ def _noted(one: Call, other: Call, same: Mapping[int, int], moving: Collection[i
         if tensor.shape != twin.shape and memory_of(tensor) not in moving:
             raise UnrecordableError(f"{one.name} gives {tuple(tensor.shape)}, and a step later {tuple(twin.shape)}")
     there = leaves((other.args, other.kwargs))
-    args, _ = mapped(lambda here: _later(one.name, here, next(there), same, moving), (one.args, one.kwargs))
+    args, kwargs = mapped(lambda here: _later(one.name, here, next(there), same, moving), (one.args, one.kwargs))
+    if any(a is not b for a, b in zip(leaves(kwargs), leaves(one.kwargs), strict=True)):
+        raise UnrecordableError(f"{one.name} is given what moves by name")
     return Noted(one.name, one.function, one.args, one.kwargs, tuple(one.written()), args)
 
 

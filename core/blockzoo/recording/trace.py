@@ -115,14 +115,15 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 
 
 class Wrapped(Tensor):
-    """A tensor whose uses are noted. Its own memory is empty: who goes past PyTorch finds nothing there."""
+    """A tensor whose uses are noted. It has no memory of its own: who goes past PyTorch's functions finds nothing."""
 
     held: Tensor
     noting: Trace
 
     @staticmethod
     def __new__(cls, held: Tensor, trace: Trace) -> Wrapped:
-        made = torch.Tensor._make_subclass(cls, torch.empty(0))
+        nowhere = torch.empty_strided(held.shape, held.stride(), dtype=held.dtype, device="meta")
+        made = torch.Tensor._make_subclass(cls, nowhere)
         made.held, made.noting = held, trace
         return made
 

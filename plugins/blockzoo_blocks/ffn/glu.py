@@ -26,6 +26,7 @@ class GLUConfig(FFNConfig):
     YAML: ``ffn: {type: glu, d_ff: 3072, activation: silu}``.
     """
 
+    recordable: ClassVar[bool] = True
     label: ClassVar[str] = "Gated feed-forward"
     stackable: ClassVar[bool] = True
     scales: ClassVar[Mapping[str, Scale]] = {"d_ff": "d_ff"}

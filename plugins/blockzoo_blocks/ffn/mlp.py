@@ -21,6 +21,7 @@ class MLPConfig(FFNConfig):
     YAML: ``ffn: {type: mlp, d_ff: 3072, activation: gelu_tanh, bias: true}``.
     """
 
+    recordable: ClassVar[bool] = True
     label: ClassVar[str] = "Feed-forward"
     stackable: ClassVar[bool] = True
     scales: ClassVar[Mapping[str, Scale]] = {"d_ff": "d_ff"}

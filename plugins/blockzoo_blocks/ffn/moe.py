@@ -69,6 +69,7 @@ class MoEConfig(FFNConfig):
     YAML: ``ffn: {type: moe, n_experts: 128, top_k: 8, expert: {type: glu, d_ff: 768}}``.
     """
 
+    recordable: ClassVar[bool] = True
     label: ClassVar[str] = "Mixture of experts"
     compile_safe: ClassVar[bool] = False  # experts' row counts are read on the host
     scales: ClassVar[Mapping[str, Scale]] = {"n_experts": "experts"}

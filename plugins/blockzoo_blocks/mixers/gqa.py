@@ -49,6 +49,7 @@ class GQAConfig(MixerConfig):
     YAML: ``mixer: {type: gqa, n_heads: 64, n_kv_heads: 8, head_dim: 64, bias: true, sinks: true, window: 128}``.
     """
 
+    recordable: ClassVar[bool] = True
     label: ClassVar[str] = "Grouped-query attention"
     positions: ClassVar[frozenset[PositionForm]] = frozenset({"none", "rotating", "biasing"})
     row_independent: ClassVar[bool] = True

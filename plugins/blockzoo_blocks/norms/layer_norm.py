@@ -24,6 +24,7 @@ class LayerNormConfig(NormConfig):
     YAML: ``norm: {type: layer_norm, eps: 1.0e-5}``.
     """
 
+    recordable: ClassVar[bool] = True
     label: ClassVar[str] = "LayerNorm"
 
     eps: PositiveFloat = Field(1e-5, description="added to the variance before the root")

@@ -24,6 +24,7 @@ class RMSNormConfig(NormConfig):
     YAML: ``norm: {type: rms_norm, eps: 1.0e-6}``.
     """
 
+    recordable: ClassVar[bool] = True
     label: ClassVar[str] = "RMSNorm"
 
     eps: PositiveFloat = Field(1e-6, description="added to the mean square before the root")
@@ -32,7 +33,7 @@ class RMSNormConfig(NormConfig):
 
     @classmethod
     def samples(cls) -> list[RMSNormConfig]:
-        return [cls(), cls(scale_in_fp32=False), cls(weight_offset=1.0)]
+        return [cls(), cls(scale_in_fp32=False, eps=1e-3), cls(weight_offset=1.0)]
 
     def build(self, dim: int) -> RMSNorm:
         return RMSNorm(dim, eps=self.eps, scale_in_fp32=self.scale_in_fp32, weight_offset=self.weight_offset)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -14,6 +16,8 @@ class LearnedPositionConfig(AdditivePositionConfig):
 
     YAML: ``embedding: {position: learned}``.
     """
+
+    recordable: ClassVar[bool] = True
 
     def build(self, dims: Dims) -> LearnedPosition:
         return LearnedPosition(dims.context_length, dims.d_model)

@@ -18,6 +18,7 @@ class NoPositionConfig(AttentionPositionConfig):
     YAML: ``position: none``.
     """
 
+    recordable: ClassVar[bool] = True
     form: ClassVar[PositionForm] = "none"
 
     def build(self, head_dim: int, n_heads: int) -> NoPosition:

@@ -35,6 +35,7 @@ class RopeConfig(AttentionPositionConfig):
     YAML: ``position: {type: rope, theta: 150000, scaling: {type: yarn, factor: 32, ...}}``.
     """
 
+    recordable: ClassVar[bool] = True
     form: ClassVar[PositionForm] = "rotating"
 
     theta: PositiveFloat = Field(10000.0, description="base of the frequencies: theta^(-2i / rotated features)")

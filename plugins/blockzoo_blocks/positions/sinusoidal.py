@@ -6,6 +6,7 @@ Even features carry sines, odd ones cosines, of position / theta^(2i / D).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 import torch
 from pydantic import Field, PositiveFloat
@@ -20,7 +21,13 @@ class SinusoidalPositionConfig(AdditivePositionConfig):
     YAML: ``embedding: {position: sinusoidal}``.
     """
 
+    recordable: ClassVar[bool] = True
+
     theta: PositiveFloat = Field(10000.0, description="the longest wavelength is 2 pi theta")
+
+    @classmethod
+    def samples(cls) -> list[SinusoidalPositionConfig]:
+        return [cls(), cls(theta=100.0)]
 
     def check(self, dims: Dims) -> Iterator[tuple[str, str]]:
         if dims.d_model % 2:

@@ -23,6 +23,7 @@ class ParallelConfig(ResidualConfig):
     YAML: ``residual: {type: parallel, shared_norm: false}``.
     """
 
+    recordable: ClassVar[bool] = True
     label: ClassVar[str] = "parallel residual"
     parallel: ClassVar[bool] = True
 

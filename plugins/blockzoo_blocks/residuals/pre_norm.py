@@ -23,6 +23,7 @@ class PreNormConfig(ResidualConfig):
     YAML: ``residual: {type: pre_norm, dropout: 0.1}``.
     """
 
+    recordable: ClassVar[bool] = True
     label: ClassVar[str] = "pre-norm"
 
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout on each branch before it is added, in training")

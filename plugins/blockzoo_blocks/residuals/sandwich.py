@@ -24,6 +24,7 @@ class SandwichConfig(ResidualConfig):
     YAML: ``residual: sandwich``.
     """
 
+    recordable: ClassVar[bool] = True
     label: ClassVar[str] = "sandwich norms"
 
     pre: bool = Field(True, description="norm the inputs of mixer and ffn, too")

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from blockzoo import building
 from blockzoo.blocks import Aux, Cost, Dims, FFNConfig, LinearFactory
 from blockzoo.config import load_config
+from blockzoo.errors import InputError
 from blockzoo.generation import generate, generate_batch
 from blockzoo.model import Decoder
 from blockzoo.recording import Noted, Steps
@@ -126,6 +128,68 @@ def test_without_a_player(registry: Registry) -> None:
     assert agree(model, n=12).why_not == "no plugin plays recordings here"
 
 
+def replaced(model: Decoder) -> None:
+    norm = model.layers[0].mixer_norm
+    norm.weight = nn.Parameter(norm.weight * 2)
+
+
+def pointed_elsewhere(model: Decoder) -> None:
+    norm = model.layers[1].ffn_norm
+    norm.weight.data = norm.weight.data * 3
+
+
+def assigned(model: Decoder) -> None:
+    model.load_state_dict({name: tensor * 0.5 for name, tensor in model.state_dict().items()}, assign=True)
+
+
+def exchanged(model: Decoder) -> None:
+    model.layers[0] = model.layers[1]
+
+
+def watched(model: Decoder) -> None:
+    model.layers[0].register_forward_hook(lambda module, args, out: (out[0] * 1.5, out[1]))
+
+
+@pytest.mark.parametrize("change", [replaced, pointed_elsewhere, assigned, exchanged, watched])
+def test_a_model_that_is_changed_meanwhile(change: Callable[[Decoder], None], registry: Registry) -> None:
+    model = made("qwen3/qwen3-0.6b", registry)
+    plain, ours = model.new_cache(1, 64), model.new_cache(1, 64)
+    steps = Steps(model, ours)
+    with torch.no_grad():
+        for i, token in enumerate(tokens(30)):
+            if i == 12:
+                assert steps.recorded
+                change(model)
+            assert torch.equal(steps(token), model(token, cache=plain, last_only=True)), i
+
+
+def test_a_cache_whose_rows_got_positions_of_their_own(registry: Registry) -> None:
+    model = made("qwen3/qwen3-0.6b", registry)
+    plain, ours = model.new_cache(1, 64), model.new_cache(1, 64)
+    steps = Steps(model, ours)
+    with torch.no_grad():
+        for token in tokens(12):
+            assert torch.equal(steps(token), model(token, cache=plain, last_only=True))
+        token, own = torch.tensor([[3]]), torch.tensor([[12]])
+        assert torch.equal(steps(token, own), model(token, positions=own, cache=plain, last_only=True))
+        plain.rollback(9)
+        ours.rollback(9)
+        for token in tokens(5, seed=2):
+            assert torch.equal(steps(token), model(token, cache=plain, last_only=True))
+        several = torch.tensor([[1, 2, 3]])
+        assert torch.equal(steps(several), model(several, cache=plain, last_only=True))
+
+
+def test_rings_end_where_the_cache_does(registry: Registry) -> None:
+    model = made("gpt_oss/gpt-oss-20b", registry, **{"layers.mixer": "sliding"})
+    cache = model.new_cache(1, 40)
+    steps = Steps(model, cache)
+    for token in tokens(40):
+        steps(token)
+    with pytest.raises(InputError, match="41 tokens don't fit"):
+        steps(torch.tensor([[1]]))
+
+
 def test_hooks_are_not_passed_by(registry: Registry) -> None:
     model, seen = made("gpt2/gpt2", registry), []
     model.layers[1].register_forward_hook(lambda *args: seen.append(1))
@@ -150,6 +214,8 @@ def test_generation_replays(registry: Registry, monkeypatch: pytest.MonkeyPatch)
 
 class OddConfig(FFNConfig):
     """Adds ``what(x)``, which a test sets."""
+
+    recordable: ClassVar[bool] = True
 
     def build(self, dims: Dims, linear: LinearFactory = nn.Linear) -> nn.Module:
         return Odd()
@@ -182,6 +248,10 @@ ODD: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "numpy": (lambda x: x + torch.from_numpy(x.float().numpy()), "numpy: the model looks at computed values"),
     "address": (lambda x: x * (1 if x.data_ptr() else 0), "data_ptr: the model looks at computed values"),
     "count": (lambda x: x * (next(calls) % 2 + 1), "a step later with"),
+    "scratch": (
+        lambda x: x.new_zeros(1) + torch.zeros(x.shape).scatter_(-1, x.topk(3).indices, 1.0).to(x.dtype),
+        "writes to memory that is not the step's",
+    ),
     "growing": (lambda x: x + torch.ones(next(calls) + 1).sum() * 1e-3 * x, "other values"),
 }
 
@@ -200,6 +270,31 @@ def test_what_depends_on_values_or_on_the_step_is_not_recorded(
             steps(token)
     assert why in str(steps.why_not)
     assert not steps.recorded
+
+
+def test_a_block_that_declares_nothing_is_not_recorded(odd_registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Odd, "what", staticmethod(lambda x: x), raising=False)
+    monkeypatch.setattr(OddConfig, "recordable", False)
+    steps = agree(made("gpt2/gpt2", odd_registry, **{"layers.ffn": {"type": "odd"}}), n=12)
+    assert str(steps.why_not).endswith("does not declare recordable")
+
+
+def test_views_of_the_cache_that_are_given_by_name(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = made("qwen3/qwen3-0.6b", registry)
+    for layer in model.layers:
+        layer.mixer.attend.bound["decode"] = lambda q, k, v, *rest, **options: F.scaled_dot_product_attention(
+            q, key=k, value=v, scale=options["scale"], enable_gqa=True
+        )
+    assert "by name" in str(agree(model, n=20).why_not)
+
+
+def test_another_op_of_the_name_add(odd_registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    @torch.library.custom_op("recording_test::add", mutates_args=())
+    def add(a: Tensor, b: Tensor) -> Tensor:
+        return a + 2 * b
+
+    monkeypatch.setattr(Odd, "what", staticmethod(lambda x: torch.ops.recording_test.add(x, x)), raising=False)
+    assert agree(made("gpt2/gpt2", odd_registry, **{"layers.ffn": {"type": "odd"}}), n=20).recorded
 
 
 def test_plain_pytorch_between_kernels_is_recorded(odd_registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
