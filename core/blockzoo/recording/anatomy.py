@@ -58,5 +58,5 @@ def blocks_of(config: BaseModel) -> Iterator[BlockConfig]:
 
 
 def declared(block: BlockConfig) -> bool:
-    """Whether its own class declares it recordable: what a class promises says nothing of one that is derived from it."""
+    """Whether its own class declares it recordable: a promise says nothing of a class that is derived from it."""
     return bool(vars(type(block)).get("recordable", False))
