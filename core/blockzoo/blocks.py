@@ -82,6 +82,10 @@ class BlockConfig(BaseModel):
     """What it is registered as, ``plugin:name``: the registry sets it, messages say it."""
     compile_safe: ClassVar[bool] = True
     """Whether the module compiles without a graph break. False where the host must see values (an expert's count)."""
+    recordable: ClassVar[bool] = False
+    """Whether steps of decoding may be replayed without its code: its outputs follow from inputs and weights alone, by
+    calls that are the same at every length. No counters, random numbers, buffers that it writes or weights that it
+    derives from others, nothing that is decided by how long the text is."""
     scales: ClassVar[Mapping[str, Scale]] = {}
     """Which fields grow when a model is made larger, for ``blockzoo solve`` and the solver of experiments: field ->
     ``width`` (in proportion to d_model: counts of heads, ranks of latents), ``d_ff`` or ``experts``. Whole numbers, or
@@ -108,7 +112,8 @@ class BlockConfig(BaseModel):
 class QuantizerConfig(BlockConfig):
     """How one weight is stored: packed tensors that stand for a float matrix ``(..., out, in)``.
 
-    ``weight_bits`` is the storage for one weight, scales included. Rows are packed independently along ``in``.
+    ``weight_bits`` is the storage for one weight of wide rows: scales of groups count, a scale for each row does not
+    (it is in ``tensors``, which sizes are taken from). Rows are packed independently along ``in``.
     """
 
     kind: ClassVar[str] = "quantizer"

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from blockzoo.blocks import BASES, KINDS, BlockConfig
 from blockzoo.errors import PluginError, nearest
 from blockzoo.kernels import Kernel, Op
-from blockzoo.recording.player import Player
 
 if TYPE_CHECKING:
     from blockzoo.checkpoints.family import Family
+    from blockzoo.recording.player import Player
 
 
 def source_of(thing: object) -> str:
@@ -147,6 +147,7 @@ class Registrar:
         self._registry = registry
         self.plugin = plugin
         self._collected: dict[tuple[str, str, str], Any] = {}
+        self._places: dict[tuple[str, str, str], str] = {}  # file:line of the plugin that registered it
 
     def block(self, kind: str, name: str, config: type[BlockConfig]) -> None:
         """Register a block (quantizers too): YAML's ``type: name`` in a slot of that kind.
@@ -186,11 +187,15 @@ class Registrar:
         if not name or not all(part.isidentifier() for part in name.split(".")):
             raise PluginError(f"{kind} '{name}': a name is an identifier (letters, digits, underscores)")
         key = (kind, name, self.plugin)
+        place = _place_of_call()
         old = self._collected.get(key, self._registry.things.get(key))
         if old is not None and not _same(old, thing):
+            twice = f"{kind} '{name}' is registered twice by '{self.plugin}'"
+            if key in self._collected:
+                raise PluginError(f"{twice}: {self._places[key]} and {place}; give each a name of its own")
             raise PluginError(
-                f"{kind} '{name}' is registered twice by '{self.plugin}':"
-                f" {source_of(old[1] if isinstance(old, tuple) else old)} and {source_of(of or thing)}"
+                f"{twice}, at {place}: another object than in the call before; make it once, at the module's top level,"
+                " and only register it in blockzoo_register"
             )
         reserved = [k for k in self._registry.things if k[:2] == (kind, name) and k[2] in self._registry.builtin]
         if reserved and self.plugin not in self._registry.builtin:
@@ -205,6 +210,15 @@ class Registrar:
                 f"{kind} '{name}' is taken by plugin '{others[0][2]}': plugins share the names of a {kind}"
             )
         self._collected[key] = thing
+        self._places[key] = place
+
+
+def _place_of_call() -> str:
+    """File and line outside this file that called into it."""
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_code.co_filename == __file__:
+        frame = frame.f_back
+    return "?" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
 def _same(old: Any, new: Any) -> bool:

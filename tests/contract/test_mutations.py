@@ -24,7 +24,7 @@ from blockzoo.checkpoints.keymap import KeyMap, Rule, same
 from blockzoo.config.schema import ModelConfig
 from blockzoo.kernels import YES, Example, no
 from blockzoo.registry import Component, Registrar, Registry
-from blockzoo.testing import Check, CheckFailed, CheckSkipped, checks_of, ops, packages
+from blockzoo.testing import Check, CheckFailed, CheckSkipped, checks_of, configs, ops, packages
 from blockzoo.testing.suite import BY_KIND
 from blockzoo_blocks.mixers.attention import ATTENTION
 from blockzoo_gpt2.family import GPT2
@@ -94,6 +94,12 @@ def test_a_faulty_block_is_caught_by_name(fault: Any) -> None:
 
 def test_a_quantizer_of_wide_groups_passes_every_check() -> None:
     for check in checks_of(*registered("quantizer", "wide", quantizers.WideGroups)):
+        if check.name != "options_tried":
+            check.run()
+
+
+def test_a_quantizer_with_a_scale_for_each_row_passes_every_check() -> None:
+    for check in checks_of(*registered("quantizer", "rows", quantizers.ScaleOfARow)):
         check.run()
 
 
@@ -102,6 +108,19 @@ def test_bits_of_scales_are_not_taken_for_precision() -> None:
         check_of("quantizer", "costly", quantizers.CostlyScales, check).run()
     message = caught(check_of("quantizer", "costly", quantizers.CostlyScalesUnbounded, "precision"))
     assert "bits of scales cost as much as bits of codes" in message
+
+
+def test_a_declaration_of_no_word_is_told_the_nearest() -> None:
+    for kind, thing, words in (
+        (
+            "mixer",
+            mixers.PositionsMisspelt,
+            "has 'rotary', which is no form of position; accepted: additive, biasing, none, rotating",
+        ),
+        ("norm", blocks.GrowsAnOptionThatItLacks, "scales names 'epz', which is no option; did you mean 'eps'?"),
+        ("norm", blocks.GrowsBySomethingUnknown, "scales says 'eps' grows by 'heads'; accepted: d_ff, experts, width"),
+    ):
+        assert words in caught(check_of(kind, "misspelt", thing, "declarations"))
 
 
 def test_rows_that_move_are_not_called_zeros_that_change() -> None:
@@ -453,6 +472,7 @@ PACKAGE_FAULTS: dict[str, list[tuple[Any, str]]] = {  # module -> the checks tha
         (packages.leaves_global_state_alone, "torch's default dtype"),
     ],
     "package_twice": [(packages.registers_twice, "registers other things the second time")],
+    "package_anew": [(packages.registers_twice, "package_anew.py:10: another object than in the call before; make it")],
 }
 
 
@@ -470,6 +490,7 @@ def test_a_faulty_package_is_caught_by_name(module: str, monkeypatch: pytest.Mon
 WITHOUT_A_FAULT = {
     packages.touches_no_gpu,  # takes a GPU
     packages.absence,  # of our registry's making
+    configs.options_tried,  # never fails: see below
 }
 
 
@@ -488,6 +509,15 @@ def test_every_check_has_a_fault() -> None:
     }
     owed = {function for functions in (packages.CHECKS, *BY_KIND.values()) for function in functions}
     assert {f"{f.__module__}.{f.__name__}" for f in owed - found - WITHOUT_A_FAULT} == set()
+
+
+def test_options_that_no_sample_sets_are_told() -> None:
+    told = check_of("norm", "idle", blocks.GrowsAnOptionThatItLacks, "options_tried")
+    with pytest.raises(
+        CheckSkipped, match=r"^no sample sets eps to another value than the default: nothing tries it so$"
+    ):
+        told.run()
+    check_of("norm", "none", blocks.Norm, "options_tried").run()
 
 
 def test_there_are_many_faults() -> None:

@@ -13,6 +13,7 @@ import pytest
 from blockzoo.errors import InputError, PluginError
 from blockzoo.plugins import host, load_file, reset_host
 from blockzoo.selection import Selection
+from blockzoo.testing import CheckFailed, checks
 from tests.plugins.blocks_in_files import RIGHT
 
 
@@ -40,6 +41,22 @@ def test_a_file_is_loaded_and_loaded_again_after_an_edit(fresh: Path) -> None:
     assert (first().eps, second().eps) == (1e-5, 1e-3)  # type: ignore[attr-defined]
     assert [plugin.name for plugin in host().plugins].count("my_block") == 1
     assert Selection.from_environment().files == (file,)
+
+
+def test_a_file_that_makes_its_things_in_the_hook_is_told_to_make_them_once(fresh: Path) -> None:
+    file = fresh / "my_block.py"
+    file.write_text(RIGHT)
+    load_file(file)
+    (check,) = [check for check in checks("my_block") if check.name == "registers_twice"]
+    check.run()
+    anew = "type('Anew', (ScaleNormConfig,), {'__doc__': 'x'}))"
+    file.write_text(RIGHT.replace('"scale_norm", ScaleNormConfig)', f'"scale_norm", {anew}'))
+    load_file(file)
+    (check,) = [check for check in checks("my_block") if check.name == "registers_twice"]
+    with pytest.raises(
+        CheckFailed, match=r"registered twice by 'my_block', at .*my_block\.py:\d+: .*at the module's top"
+    ):
+        check.run()
 
 
 def test_an_edit_that_breaks_it_says_where(fresh: Path) -> None:

@@ -49,12 +49,14 @@ def test_the_same_object_twice_is_fine(registry: Registry) -> None:
     assert registry.names("norm") == ["rms"]
 
 
-def test_another_object_under_a_taken_name_names_both_files(registry: Registry) -> None:
-    with pytest.raises(PluginError, match=r"registered twice by 'blocks': .*test_registry\.py and .*test_registry\.py"):
+def test_another_object_under_a_taken_name_names_the_places(registry: Registry) -> None:
+    with pytest.raises(PluginError, match=r"twice by 'blocks', at .*test_registry\.py:\d+: .*make it once, at the mod"):
         register(registry, "blocks", rms=OtherNorm)
     registrar = Registrar(registry, "mine")
     registrar.block("norm", "fresh", OneNorm)
-    with pytest.raises(PluginError, match="registered twice"):
+    with pytest.raises(
+        PluginError, match=r"twice by 'mine': .*test_registry\.py:\d+ and .*test_registry\.py:\d+; give each"
+    ):
         registrar.block("norm", "fresh", OtherNorm)
 
 

@@ -80,11 +80,19 @@ class ConfigJSON:
         return False
 
     def choice(self, name: str, choices: Mapping[str, str], default: Any = REQUIRED) -> str:
-        """What ``choices`` has for the value."""
+        """What ``choices`` has for the value. ``default``: the file's word, one of the keys of ``choices``."""
         value = self.raw(name, default=default)
         if isinstance(value, str) and value in choices:
             return choices[value]
-        self._expected([name], value, f"one of {', '.join(choices)}")
+        if self.raw(name) is None and default is not REQUIRED:
+            words = ", ".join(map(_shown, choices))
+            self.problem(
+                name,
+                f"is missing, and what read_config takes then, default={_shown(default)}, is none of the file's words"
+                f" {words}: a default is the file's word, as if it stood there",
+            )
+        else:
+            self._expected([name], value, f"one of {', '.join(choices)}")
         return next(iter(choices.values()))
 
     def mapping(self, *names: str) -> ConfigJSON | None:

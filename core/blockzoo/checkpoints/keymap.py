@@ -11,7 +11,7 @@ Templates: ``{layer}`` and ``{expert}`` count, ``{prefix}`` is one of the map's 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any, NamedTuple
@@ -32,6 +32,10 @@ class Want(NamedTuple):
 
     shape: tuple[int, ...]
     dtype: torch.dtype | None
+
+
+Wants = Mapping[str, Want]
+"""All tensors of one model, by canonical name."""
 
 
 class Target(NamedTuple):
@@ -130,14 +134,17 @@ class KeyMap:
             self.prefixes, key=lambda prefix: sum(name.startswith(prefix) for name in stored if prefix) or -len(prefix)
         )
 
-    def entries(self, wanted: Mapping[str, Want], prefix: str | None = None) -> list[Entry]:
+    def entries(
+        self, wanted: Mapping[str, Want], prefix: str | None = None, samples: Callable[[], Sequence[Wants]] = tuple
+    ) -> list[Entry]:
         """Every stored tensor of a model that has these canonical tensors.
 
         Raises CheckpointError if a tensor has no place in this layout or two, if two have one place, or if only some of
-        those that share one exist.
+        those that share one exist. ``samples``: other models of the family, asked for once a tensor has no place: a
+        rule that has its place in one of them is not misspelt.
         """
         prefix = self.prefixes[0] if prefix is None else prefix
-        layers = 1 + max((int(name.split(".")[1]) for name in wanted if name.startswith("layers.")), default=-1)
+        layers = _layers(wanted)
         entries = [
             e for rule in self.rules for layer in _range(rule, layers) for e in _apply(rule, wanted, layer, prefix)
         ]
@@ -145,19 +152,24 @@ class KeyMap:
         homeless = sorted(set(wanted) - {target.name for entry in entries for target in entry.targets})
         if homeless:
             said = ["this layout has no place for these tensors:", *shortened(homeless)]
-            raise CheckpointError("\n".join([*said, *self._misspelt(wanted, homeless[0])]))
+            raise CheckpointError("\n".join([*said, *self._misspelt([wanted, *samples()], homeless[0])]))
         return entries
 
-    def _misspelt(self, wanted: Mapping[str, Want], homeless: str) -> list[str]:
-        """The rule whose canonical name the model lacks and that is nearest to one that no rule names, in words."""
+    def _misspelt(self, models: Sequence[Wants], homeless: str) -> list[str]:
+        """The rule whose canonical name every model lacks and that is nearest to one that no rule names, in words."""
         head, _, leaf = homeless.rpartition(".")
         layer = head.split(".")[1] if head.startswith("layers.") else "0"
         named = {
             target.removesuffix(ROW).format(layer=layer): rule.stored
             for rule in self.rules
             for target in rule.canonical
+            if not any(
+                target.removesuffix(ROW).format(layer=number) in model
+                for model in models
+                for number in _range(rule, _layers(model))
+            )
         }
-        idle = [name for name in named if name not in wanted and name.rpartition(".")[2] == leaf]
+        idle = [name for name in named if name.rpartition(".")[2] == leaf]
         close = difflib.get_close_matches(homeless, idle, n=1)
         return [f"the rule '{named[near]}' names '{near}', which the model has not: misspelt?" for near in close]
 
@@ -185,6 +197,10 @@ def _check_apart(entries: Sequence[Entry]) -> None:
 def identity(wanted: Mapping[str, Want]) -> list[Entry]:
     """The entries of the native layout: every tensor under its canonical name."""
     return [Entry(name, same(name, name), (Target(name),), (want.shape,), want.dtype) for name, want in wanted.items()]
+
+
+def _layers(wanted: Wants) -> int:
+    return 1 + max((int(name.split(".")[1]) for name in wanted if name.startswith("layers.")), default=-1)
 
 
 def _range(rule: Rule, layers: int) -> range:

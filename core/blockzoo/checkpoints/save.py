@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from blockzoo.checkpoints.atomic import check_room, new_folder, write_file
 from blockzoo.checkpoints.family import Family, Layout, differences
 from blockzoo.checkpoints.filling import Progress
 from blockzoo.checkpoints.folder import shortened
-from blockzoo.checkpoints.keymap import Entry, Target, identity
+from blockzoo.checkpoints.keymap import Entry, Target, Wants, identity
 from blockzoo.checkpoints.load import GENERATION, NATIVE_CONFIG
 from blockzoo.checkpoints.safetensors_io import Planned, write_shards
 from blockzoo.checkpoints.tensors import Tensors, wanted
@@ -79,8 +80,19 @@ def contents(
     values = _config_json(config, chosen, registry)
     if chosen.typed:
         values |= {"dtype": str(dtype).removeprefix("torch."), **kept.get("config.json", {})}
-    entries = chosen.keys.entries(wanted(config), prefix if prefix in chosen.keys.prefixes else None)
+    prefix = prefix if prefix in chosen.keys.prefixes else None
+    entries = chosen.keys.entries(wanted(config), prefix, partial(_samples, chosen, registry))
     return entries, {"config.json": _text(values), **beside}
+
+
+def _samples(layout: Layout, registry: Registry) -> list[Wants]:
+    """The tensors of the layout's samples, those that can be read."""
+    found: list[Wants] = []
+    for sample in layout.samples:
+        with suppress(BlockzooError):
+            said = layout.read_config(sample.config_json)
+            found.append(wanted(load_config({"name": "sample", **said}, registry=registry)))
+    return found
 
 
 def _text(values: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from blockzoo.config import load_config
 from blockzoo.config.schema import ModelConfig
 from blockzoo.config.yaml_source import parse_override
+from blockzoo.deny import deny_file
 from blockzoo.errors import InputError, PluginError, nearest
 from blockzoo.plugins import host
 from blockzoo.registry import Registry
@@ -46,5 +47,7 @@ def read_plugin(name_or_file: str) -> tuple[str, Registry]:
             raise InputError(f"'{name}' is a distribution; its plugins are: {', '.join(theirs)}")
         raise InputError(f"no plugin '{name}' is installed{nearest(name, known)}")
     if not any(row.state == "loaded" for row in rows):
-        raise PluginError(f"plugin '{name}' is not loaded: {rows[0].state}: {rows[0].error}")
+        denied = rows[0].state == "disabled" and str(deny_file()) in str(rows[0].error)
+        remedy = f"; 'blockzoo plugins enable {name}' takes it off that list" if denied else ""
+        raise PluginError(f"plugin '{name}' is not loaded: {rows[0].state}: {rows[0].error}{remedy}")
     return name, host().registry

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import pickle
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel
 
+from blockzoo.blocks import MixerConfig, PositionConfig, PositionForm, QuantizableConfig, Scale
 from blockzoo.config import dump, dump_block, load_config
-from blockzoo.errors import ConfigError
-from blockzoo.testing.check import need
+from blockzoo.errors import ConfigError, nearest
+from blockzoo.testing.check import CheckSkipped, need
 from blockzoo.testing.houses import HOUSES, Unfit, house, placed, with_block
 from blockzoo.testing.subjects import BlockSubject
 
@@ -34,6 +35,23 @@ def _sections(config: BaseModel) -> list[BaseModel]:
     """A config and those inside it."""
     inner = [value for value in dict(config).values() if isinstance(value, BaseModel)]
     return [config, *(section for value in inner for section in _sections(value))]
+
+
+def declarations(subject: BlockSubject) -> None:
+    """What it declares is in words that blockzoo has: `scales` of its own fields, forms of position."""
+    config = type(subject.config)
+    for field, scale in config.scales.items():
+        known = field in config.model_fields
+        need(known, f"scales names '{field}', which is no option{nearest(field, config.model_fields)}")
+        words = get_args(Scale)
+        need(scale in words, f"scales says '{field}' grows by '{scale}'{nearest(scale, words)}")
+    forms = get_args(PositionForm)
+    if isinstance(subject.config, MixerConfig):
+        for form in sorted(subject.config.positions - set(forms)):
+            need(False, f"positions has '{form}', which is no form of position{nearest(form, forms)}")
+    if isinstance(subject.config, PositionConfig):
+        form = subject.config.form
+        need(form in forms, f"form is '{form}', which is no form of position{nearest(form, forms)}")
 
 
 def frozen(subject: BlockSubject) -> None:
@@ -86,4 +104,18 @@ def copies(subject: BlockSubject) -> None:
     need(again == config, "pickle gives a config that is not equal")
 
 
-CHECKS = (described, frozen, config_round_trip, config_errors, copies)
+def options_tried(subject: BlockSubject) -> None:
+    """Told, never a failure: the options that no sample sets to another value than their default."""
+    config = type(subject.config)
+    samples = config.samples()
+    idle = [
+        name
+        for name, info in config.model_fields.items()
+        if name not in QuantizableConfig.model_fields and not info.is_required()
+        if all(getattr(sample, name) == info.get_default(call_default_factory=True) for sample in samples)
+    ]
+    if idle:
+        raise CheckSkipped(f"no sample sets {', '.join(idle)} to another value than the default: nothing tries it so")
+
+
+CHECKS = (described, declarations, options_tried, frozen, config_round_trip, config_errors, copies)

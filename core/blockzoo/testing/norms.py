@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 
 from blockzoo.blocks import NormConfig
+from blockzoo.initialization import draw as starting
 from blockzoo.testing.check import need, need_close
+from blockzoo.testing.houses import HOUSES, house
 from blockzoo.testing.numerics import FEW_ULP
 from blockzoo.testing.subjects import DIMS, BlockSubject, draw, inputs, step_of
 
@@ -41,4 +43,22 @@ def changes_something(subject: BlockSubject) -> None:
     need(not same, "gives one output for two different inputs")
 
 
-CHECKS = (any_leading_shape, any_width, changes_something)
+def starts_with_a_signal(subject: BlockSubject) -> None:
+    """As a model is initialized, its output for plain inputs isn't zero everywhere: nothing could learn behind it."""
+    module, model = subject.build(), house(next(iter(HOUSES)), subject.config, subject.registry)
+    cost = subject.cost(1)
+    fresh = {name: starting(model, name, parameter, 0) for name, parameter in cost.parameters.items()}
+    with torch.no_grad():
+        module.load_state_dict(fresh, strict=False)
+        if subject.call(module, inputs(), step_of()).any():
+            return
+        zeros = [name for name, start in fresh.items() if not start.any()]
+    roles = ", ".join(f"'{name}' (role {cost.parameters[name].role})" for name in zeros)
+    need(
+        False,
+        f"before any training it puts out zeros alone: {roles or 'it'} begins at 0; a factor is GAIN, which begins at"
+        " 1, or says an init",
+    )
+
+
+CHECKS = (any_leading_shape, any_width, changes_something, starts_with_a_signal)

@@ -14,6 +14,7 @@ from typing import Any
 from blockzoo.discovery import PLUGIN_GROUP, installed
 from blockzoo.errors import PluginError
 from blockzoo.hooks import HookManager
+from blockzoo.plugins import host
 from blockzoo.registry import Registrar, Registry
 from blockzoo.testing.check import CheckSkipped, need
 
@@ -39,12 +40,17 @@ class Package:
             raise CheckSkipped("is not installed as a distribution")
         return entries[0]
 
+    def module(self) -> Any:
+        """What holds its hooks: of a file that was loaded, the host has it."""
+        loaded = host().hooks.get_plugin(self.plugin) if self.registry is host().registry else None
+        return self.entry().load() if loaded is None else loaded
+
     @cached_property
     def seen(self) -> dict[str, Any]:
         """What the probe reports of a process of its own."""
         entry = self.entry()
         done = subprocess.run(
-            [sys.executable, "-P", "-m", PROBE, entry.value], capture_output=True, text=True, timeout=120, check=False
+            [sys.executable, "-m", PROBE, entry.value], capture_output=True, text=True, timeout=120, check=False
         )
         lines = done.stderr.strip().splitlines() or ["no output"]
         need(done.returncode == 0, f"a fresh process can't import {entry.value}: {lines[-1]}")
@@ -80,7 +86,7 @@ def leaves_global_state_alone(package: Package) -> None:
 def registers_twice(package: Package) -> None:
     """Registering again, as a notebook does, is no error and changes nothing."""
     fresh = Registry(builtin=package.registry.builtin)
-    module, hooks = package.entry().load(), HookManager()
+    module, hooks = package.module(), HookManager()
     hooks.add(module, package.plugin)
     found = []
     for _ in range(2):

@@ -5,6 +5,8 @@ Axes: E experts.
 
 from __future__ import annotations
 
+from math import prod
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -89,7 +91,7 @@ def precision(subject: BlockSubject) -> None:
     error, bound = float((come_back(config, weight) - weight).norm() / weight.norm()), config.error_bound(weight)
     if bound is None:
         allowed, by = 4 * 2.0**-config.weight_bits, f"for {config.weight_bits:g} bits"
-        hint = ": bits of scales cost as much as bits of codes; where they are many, say the format's error_bound"
+        hint = ": bits of scales cost as much as bits of codes, exponents as mantissas; say the format's error_bound"
     else:
         allowed, by, hint = min(float(bound.norm() / weight.norm()), 1.0), "by its error_bound", ""
     # a bound may be the error itself: norms of the two are rounded apart
@@ -97,7 +99,7 @@ def precision(subject: BlockSubject) -> None:
 
 
 def packed_size(subject: BlockSubject) -> None:
-    """pack() gives the tensors that tensors() says, and they take weight_bits a weight."""
+    """pack() gives the tensors that tensors() says, and in wide rows they take weight_bits a weight."""
     config = config_of(subject)
     for weight in weights_of(config):
         packed, said = config.pack(weight), config.tensors(tuple(weight.shape))
@@ -105,8 +107,24 @@ def packed_size(subject: BlockSubject) -> None:
         for name, tensor in packed.items():
             found, expected = (tensor.dtype, tuple(tensor.shape)), (said[name].dtype, said[name].shape)
             need(found == expected, f"pack() gives '{name}' as {found}, tensors() says {expected}")
-        bits = sum(8 * t.numel() * t.itemsize for t in packed.values()) / weight.numel()
-        need(bits == config.weight_bits, f"takes {bits:g} bits a weight, weight_bits says {config.weight_bits:g}")
+    bits = _bits_of_wide_rows(config, tuple(weights_of(config)[0].shape))
+    need(
+        abs(bits - config.weight_bits) <= 1e-6 * bits,
+        f"takes {bits:g} bits a weight in wide rows, weight_bits says {config.weight_bits:g}: what each row has once"
+        " counts in tensors() alone",
+    )
+
+
+def _bits_of_wide_rows(config: QuantizerConfig, shape: tuple[int, ...]) -> float:
+    """Storage for a weight as rows grow: of this and twice the width, what is the same for both is each row's own."""
+
+    def bits(shape: tuple[int, ...]) -> float:
+        tensors = [torch.empty(t.shape, dtype=t.dtype, device="meta") for t in config.tensors(shape).values()]
+        return 8 * sum(tensor.nbytes for tensor in tensors) / prod(shape)
+
+    *rows, width = shape
+    wider = (*rows, 2 * width)
+    return bits(shape) if refusal(config, wider) is not None else 2 * bits(wider) - bits(shape)
 
 
 def matrix_products(subject: BlockSubject) -> None:

@@ -1,8 +1,8 @@
 """How config.json says rope, in both dialects.
 
 ``rope_parameters`` since transformers 5; ``rope_theta`` and ``rope_scaling`` before. Some files have all three.
-Rotation of a part of each head is refused: the families' classes in transformers ignore ``partial_rotary_factor`` or
-fail with it.
+Rotation of a part of each head is refused unless a family names its key: the other families' classes in transformers
+ignore ``partial_rotary_factor`` or fail with it.
 """
 
 from __future__ import annotations
@@ -18,17 +18,45 @@ from blockzoo_blocks.positions.rope_scaling import LinearScaling, Llama3Scaling,
 KINDS = {"default": "default", "linear": "linear", "yarn": "yarn", "llama3": "llama3"}
 
 
-def read_rope(keys: ConfigJSON, context_length: int, default_theta: float) -> dict[str, Any]:
-    """The ``position`` block. As in transformers, ``rope_scaling`` goes before ``rope_parameters``."""
+INNER_FRACTION = "partial_rotary_factor"
+
+
+def read_rope(
+    keys: ConfigJSON,
+    context_length: int,
+    default_theta: float,
+    fraction_key: str | None = None,
+    default_fraction: float = 1.0,
+) -> dict[str, Any]:
+    """The ``position`` block. As in transformers, ``rope_scaling`` goes before ``rope_parameters``.
+
+    ``fraction_key``: what the family's files call the share of each head that is rotated (``partial_rotary_factor``,
+    GPT-NeoX's ``rotary_pct``), which is ``default_fraction`` where they leave it out. None: whole heads, others are
+    refused.
+    """
     insides = {name: keys.mapping(name) for name in ("rope_scaling", "rope_parameters")}
-    theta = _read_theta(keys, insides, default_theta)
-    keys.must_be("partial_rotary_factor", 1.0, 1)
+    theta = _read_one(keys, "rope_theta", "rope_theta", insides, default_theta)
+    if fraction_key is None:
+        fraction = {}
+        _refuse_parts(keys, insides)
+    else:
+        fraction = {"fraction": _read_one(keys, fraction_key, INNER_FRACTION, insides, default_fraction)}
     scalings = [_read_inside(inside, context_length) for inside in insides.values() if inside is not None]
-    return {"type": "rope", "theta": theta, "scaling": next(iter(scalings), None)}
+    return {"type": "rope", "theta": theta, "scaling": next(iter(scalings), None), **fraction}
+
+
+def _refuse_parts(keys: ConfigJSON, insides: Mapping[str, ConfigJSON | None]) -> None:
+    for reader in (keys, *insides.values()):
+        value = None if reader is None else reader.raw(INNER_FRACTION)
+        if reader is not None and value is not None and (isinstance(value, bool) or value != 1):
+            reader.problem(
+                INNER_FRACTION,
+                f"is {value!r}; this family's models rotate whole heads (a family whose models rotate a part says"
+                f' read_rope(..., fraction_key="{INNER_FRACTION}"))',
+            )
 
 
 def _read_inside(inner: ConfigJSON, context_length: int) -> dict[str, Any] | None:
-    inner.must_be("partial_rotary_factor", 1.0, 1)
     kind = inner.choice("rope_type" if inner.values.get("rope_type") is not None else "type", KINDS, default="default")
     inner.seen.update(("rope_type", "type"))
     scaling = None if kind == "default" else _read_scaling(inner, kind, context_length)
@@ -36,18 +64,21 @@ def _read_inside(inner: ConfigJSON, context_length: int) -> dict[str, Any] | Non
     return scaling
 
 
-def _read_theta(keys: ConfigJSON, insides: Mapping[str, ConfigJSON | None], default: float) -> float:
-    """The base, wherever it stands. Two that differ are refused: transformers computes with the outer one before
-    version 5, with the inner one since.
+def _read_one(
+    keys: ConfigJSON, outer: str, inner: str, insides: Mapping[str, ConfigJSON | None], default: float
+) -> float:
+    """The base or the fraction, wherever it stands. Two that differ are refused: transformers computes with the outer
+    one before version 5, with the inner one since.
     """
+    readers = [(outer, keys, outer), *((f"{name}.{inner}", inside, inner) for name, inside in insides.items())]
     found = {
-        f"{place}rope_theta": reader.number("rope_theta", least=1e-9)
-        for place, reader in {"": keys, **{f"{name}.": inside for name, inside in insides.items()}}.items()
-        if reader is not None and reader.raw("rope_theta") is not None
+        place: reader.number(name, least=1e-9)
+        for place, reader, name in readers
+        if reader is not None and reader.raw(name) is not None
     }
     if len(set(found.values())) > 1:
-        said = ", ".join(f"'{place}' is {theta}" for place, theta in found.items())
-        keys.problem("rope_theta", f"has more than one value: {said}; keep the one that the model was trained with")
+        said = ", ".join(f"'{place}' is {value}" for place, value in found.items())
+        keys.problem(outer, f"has more than one value: {said}; keep the one that the model was trained with")
     return next(iter(found.values()), default)
 
 
@@ -76,12 +107,15 @@ def _read_scaling(keys: ConfigJSON, kind: str, context_length: int) -> dict[str,
     return scaling
 
 
-def write_rope(position: RopeConfig) -> dict[str, Any]:
+def write_rope(position: RopeConfig, fraction_key: str | None = None) -> dict[str, Any]:
     """The keys of config.json: both dialects, for readers before and after transformers 5, which otherwise take a
-    default in silence; they agree.
+    default in silence; they agree. ``fraction_key``: as in ``read_rope``.
     """
-    if position.fraction != 1.0:
-        raise CheckpointError(f"config.json has no words for rope on a fraction of each head ({position.fraction})")
+    if fraction_key is None and position.fraction != 1.0:
+        raise CheckpointError(
+            f"this family's config.json has no words for rope on a fraction of each head ({position.fraction}); one"
+            f' that has them says write_rope(position, fraction_key="{INNER_FRACTION}")'
+        )
     inner: dict[str, Any] = {"rope_type": "default"}
     scaling = position.scaling
     if isinstance(scaling, YarnScaling):
@@ -107,5 +141,9 @@ def write_rope(position: RopeConfig) -> dict[str, Any]:
         inner = {"rope_type": "linear", "factor": scaling.factor}
     elif scaling is not None:
         raise CheckpointError(f"config.json has no words for {scaling.type} scaling of rope")
-    legacy = {"rope_theta": position.theta, **({} if scaling is None else {"rope_scaling": inner})}
+    legacy: dict[str, Any] = {"rope_theta": position.theta}
+    if fraction_key is not None:
+        legacy[fraction_key] = inner[INNER_FRACTION] = position.fraction
+    if scaling is not None:
+        legacy["rope_scaling"] = inner
     return {**legacy, "rope_parameters": {"rope_theta": position.theta, **inner}}

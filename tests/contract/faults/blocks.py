@@ -238,6 +238,28 @@ class AllocatesWhenBuilt(Norm):
         return super().build(dim)
 
 
+class GrowsAnOptionThatItLacks(Norm):
+    """``scales`` of a misspelt option."""
+
+    caught_by: ClassVar[str] = "declarations"
+    scales: ClassVar[Any] = {"epz": "width"}
+    eps: float = Field(1e-6, description="added to the mean square")
+
+
+class GrowsBySomethingUnknown(GrowsAnOptionThatItLacks):
+    caught_by: ClassVar[str] = "declarations"
+    scales: ClassVar[Any] = {"eps": "heads"}
+
+
+class FactorThatIsABias(Norm):
+    """A bias begins at 0."""
+
+    caught_by: ClassVar[str] = "starts_with_a_signal"
+
+    def cost(self, dim: int) -> Cost:
+        return Cost({"weight": Parameter((dim,), Role.BIAS)})
+
+
 class UndescribedOption(Norm):
     """An option that nobody explains."""
 
@@ -471,6 +493,11 @@ class Position(RopeConfig):
     @classmethod
     def samples(cls) -> Sequence[Any]:
         return [cls(), cls(theta=100.0)]
+
+
+class FormMisspelt(Position):
+    caught_by: ClassVar[str] = "declarations"
+    form: ClassVar[Any] = "rotary"
 
 
 class RotatesByPlace(Position):

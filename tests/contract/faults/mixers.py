@@ -40,6 +40,13 @@ class Attention(GQAConfig):
         return attention_reference(q, k, v, positions, keys, **options)
 
 
+class PositionsMisspelt(Attention):
+    """No position that rotates is ever given to it."""
+
+    caught_by: ClassVar[str] = "declarations"
+    positions: ClassVar[Any] = frozenset({"none", "rotary", "biasing"})
+
+
 # --- what a token sees ---
 
 

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from blockzoo.blocks import StateTensor
+from blockzoo.blocks import QuantizerConfig, StateTensor
 from blockzoo_blocks.quantizers.int8 import Int8Config
 from blockzoo_blocks.quantizers.mxfp4 import MXFP4Config
 
@@ -32,6 +32,46 @@ class WideGroups(Quantizer):
 
     def refuses(self, shape: tuple[int, ...]) -> str | None:
         return f"packs groups of 64 inputs, found {shape[-1]}" if shape[-1] % 64 else None
+
+
+class ScaleOfARow(QuantizerConfig):
+    """Without a fault: float8 e4m3 with a float32 scale for each row, which no number of bits for all shapes counts."""
+
+    caught_by: ClassVar[str] = ""
+
+    @property
+    def weight_bits(self) -> float:
+        return 8.0
+
+    def tensors(self, shape: tuple[int, ...]) -> dict[str, StateTensor]:
+        return {
+            "codes": StateTensor(shape, torch.float8_e4m3fn),
+            "scales": StateTensor((*shape[:-1], 1), torch.float32),
+        }
+
+    def pack(self, weight: Tensor) -> dict[str, Tensor]:
+        wide = weight.detach().float()
+        if not (wide.abs() <= 448 * 2.0**119).all():  # no NaN either
+            raise ValueError("float8 with scales of powers of two can't hold NaN, infinity, or more than 3e38")
+        _, exponents = torch.frexp(wide.abs().amax(dim=-1, keepdim=True) / 448 * (1 - 2**-20))
+        scales = torch.ldexp(torch.ones_like(exponents).float(), exponents.clamp(min=-100))
+        return {"codes": (wide / scales).to(torch.float8_e4m3fn), "scales": scales}
+
+    def unpack(self, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
+        return (tensors["codes"].float() * tensors["scales"]).to(dtype)
+
+    def error_bound(self, weight: Tensor) -> Tensor | None:
+        return weight.abs() / 16 + self.pack(weight)["scales"] * 2.0**-10
+
+
+class RowScalesCounted(ScaleOfARow):
+    """The bits of one width for all."""
+
+    caught_by: ClassVar[str] = "packed_size"
+
+    @property
+    def weight_bits(self) -> float:
+        return 8.5
 
 
 class CostlyScales(Quantizer):

@@ -270,7 +270,7 @@ def test_which_layers_slide_and_which_are_sparse(registry: Registry) -> None:
         (QWEN3_0_6B, {"rope_scaling": {"rope_type": "yarn", "factor": 2.0, "mscale": 1.0}}, "does not know: 'mscale'"),
         (QWEN3_0_6B, {"layer_types": ["full_attention"]}, "must be a list of 28 words"),
         (QWEN3_0_6B, {"quantization_config": {"quant_method": "fp8"}}, "does not know: 'quantization_config'"),
-        (QWEN3_0_6B, {"partial_rotary_factor": 0.5}, "'partial_rotary_factor' is 0.5"),
+        (QWEN3_0_6B, {"partial_rotary_factor": 0.5}, "'partial_rotary_factor' is 0.5; this family"),
         (QWEN3_0_6B, {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "is 0.5"),
         (CODER_480B, {"qkv_bias": True}, "'qkv_bias' is true"),
         (CODER_480B, {"mlp_only_layers": "all"}, "must be a list of layer numbers"),
@@ -322,6 +322,19 @@ def test_what_the_config_itself_refuses_has_its_place(tmp_path: Path, registry: 
     ours, theirs = caught.value.problems
     assert (ours.place, theirs.place) == (f"{tmp_path}: config.json", "override norm.epz")
     assert "not a multiple of n_kv_heads 3" in ours.message
+
+
+def test_the_default_of_a_choice_is_the_files_word() -> None:
+    words = {"gelu_new": "gelu_tanh", "silu": "silu"}
+    assert ConfigJSON({}).choice("act", words, default="gelu_new") == "gelu_tanh"
+    keys = ConfigJSON({"act": "tanh"})
+    keys.choice("act", words, default="gelu_tanh")
+    assert keys.problems == ["config.json: 'act' is 'tanh'; it must be one of gelu_new, silu"]
+    keys = ConfigJSON({})
+    keys.choice("act", words, default="gelu_tanh")
+    assert keys.problems[0].startswith(
+        "config.json: 'act' is missing, and what read_config takes then, default='gelu_tan"
+    )
 
 
 def test_a_missing_theta_may_stand_where_newer_files_keep_it() -> None:

@@ -72,6 +72,9 @@ def test_a_misspelt_place_is_told_with_its_rule() -> None:
         CheckpointError, match=r"the rule '\{layer\}\.0' names 'layers\.1\.mixer\.query\.weight', which"
     ):
         keys.entries(wanted)
+    with pytest.raises(CheckpointError) as error:  # another model of the family has the rule's place: it is spelt right
+        keys.entries(wanted, samples=lambda: [{"layers.0.mixer.query.weight": Want((4, 4), None)}])
+    assert "misspelt" not in str(error.value)
     with pytest.raises(CheckpointError) as error:
         KeyMap(keys.rules[1:]).entries(wanted)
     assert "misspelt" not in str(error.value)
