@@ -102,16 +102,13 @@ class Decoder(nn.Module):
         """
         self.check(tokens, positions)
         step = self._step(tokens, positions, cache)
-        logits, reports = self._computed(tokens, step, cache, last_only, return_aux)
+        logits, reports = self.compute(tokens, step, cache, last_only, return_aux)
         return (logits, _with_totals(reports)) if return_aux else logits
 
-    def compute(self, tokens: Tensor, step: Step, cache: ModelCache | None, *, last_only: bool = False) -> Tensor:
-        """What ``forward`` computes of tokens that are checked, and of the Step that is theirs."""
-        return self._computed(tokens, step, cache, last_only, False)[0]
-
-    def _computed(
-        self, tokens: Tensor, step: Step, cache: ModelCache | None, last_only: bool, return_aux: bool
+    def compute(
+        self, tokens: Tensor, step: Step, cache: ModelCache | None, last_only: bool, return_aux: bool = False
     ) -> tuple[Tensor, Aux]:
+        """What ``forward`` computes of tokens that are checked, and of the Step that is theirs: logits and reports."""
         x = self.embedding(tokens, step.positions, self.dtype)
         states: list[State | None] = [None] * len(self.layers) if cache is None else cache.states
         reports: Aux = {}

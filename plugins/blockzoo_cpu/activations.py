@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from blockzoo.errors import KernelError
 from blockzoo.kernels import YES, Call, Capabilities, Kernel, Verdict, no
 from blockzoo_blocks.ffn.activations import Activation
-from blockzoo_cpu.calls import OPS, in_one_piece, operation, place
+from blockzoo_cpu.calls import OPS, in_one_piece, like_the_first, operation, place
 from blockzoo_cpu.library import problem
 
 
@@ -39,21 +39,17 @@ def activation(x: Tensor, *, activation: Activation) -> Tensor:
     return (torch.ops.blockzoo_cpu.gelu_tanh if trains else GELU_TANH)(x)
 
 
-def _like(x: Tensor, *rest: Tensor) -> Tensor:
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
-
-
 GELU_TANH = operation(
     "gelu_tanh(Tensor x) -> Tensor",
     "4q",
-    like=_like,
+    like=like_the_first,
     told=lambda y, x: (place(x), 0, place(y), x.numel()),
     ready=in_one_piece,
 )
 GELU_TANH_BACKWARD = operation(
     "gelu_tanh_backward(Tensor x, Tensor dy) -> Tensor",
     "4q",
-    like=_like,
+    like=like_the_first,
     told=lambda dx, x, dy: (place(x), place(dy), place(dx), x.numel()),
     ready=in_one_piece,
 )

@@ -93,6 +93,11 @@ def in_one_piece(*arguments: Any) -> tuple[Any, ...]:
     return tuple(a.contiguous() if isinstance(a, Tensor) else a for a in arguments)
 
 
+def like_the_first(x: Tensor, *rest: object) -> Tensor:
+    """``like`` where the result has the first argument's shape."""
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
 @cache
 def _run_one() -> Any:
     return function("run_one", ctypes.c_int64, ctypes.c_char_p)

@@ -57,6 +57,8 @@ INLINE uint16_t nearest_bf16(float value) { /* to_bf16 */
     return (uint16_t)((bits & 0x7fffffff) > 0x7f800000 ? bits >> 16 | 64 : even);
 }
 
+INLINE float rounded_to(float value, int type) { return type == BF16 ? of_bf16(nearest_bf16(value)) : value; }
+
 INLINE float load(const void *numbers, int type, size_t i) {
     return type == BF16 ? of_bf16(((const uint16_t *)numbers)[i]) : ((const float *)numbers)[i];
 }

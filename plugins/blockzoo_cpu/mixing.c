@@ -16,8 +16,6 @@ typedef struct {
 
 enum { PART = 256 /* sums at a time */ };
 
-INLINE float rounded_to(float value, int type) { return type == BF16 ? of_bf16(nearest_bf16(value)) : value; }
-
 INLINE void mix_row(const void *y, const float *weights, int type, void *out, int64_t experts, int64_t dim) {
     float sums[PART];
     for (int64_t begin = 0; begin < dim; begin += PART) {

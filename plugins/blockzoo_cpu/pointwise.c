@@ -10,8 +10,6 @@
 
 enum Activation { SILU, GELU_TANH, RELU, RELU2 };
 
-INLINE float rounded_to(float value, int type) { return type == BF16 ? of_bf16(nearest_bf16(value)) : value; }
-
 /* e^x within two units in the last place; NaN stays NaN. Beyond float32's range: its smallest normal number, or its largest powers. */
 INLINE float exponential(float x) {
     x = x < -87.3f ? -87.3f : x;

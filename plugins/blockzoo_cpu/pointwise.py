@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from blockzoo.kernels import YES, Call, Capabilities, Kernel, Verdict, no
-from blockzoo_cpu.calls import in_one_piece, operation, place
+from blockzoo_cpu.calls import in_one_piece, like_the_first, operation, place
 from blockzoo_cpu.library import problem
 from blockzoo_cpu.products import TYPES
 
@@ -63,14 +63,10 @@ def gate(
     return GATE_SPAN(gate, up, ACTIVATIONS.index(activation), activation_scale, limit or 0.0, up_shift)
 
 
-def _like(x: Tensor, *rest: object) -> Tensor:
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
-
-
 NORM_ROWS = operation(
     "rms_norm(Tensor x, Tensor weight, float eps, bool late, float offset) -> Tensor",
     "8q2d",
-    like=_like,
+    like=like_the_first,
     told=lambda y, x, weight, eps, late, offset: (
         *(place(x), place(weight), place(y), TYPES[x.dtype], TYPES[weight.dtype], late),
         *(x.numel() // x.shape[-1], x.shape[-1], eps, offset),
@@ -80,7 +76,7 @@ NORM_ROWS = operation(
 LAYER_ROWS = operation(
     "layer_norm(Tensor x, Tensor? weight, Tensor? bias, float eps) -> Tensor",
     "7qd",
-    like=_like,
+    like=like_the_first,
     told=lambda y, x, weight, bias, eps: (
         *(place(x), place(weight), place(bias), place(y), TYPES[x.dtype], x.numel() // x.shape[-1], x.shape[-1], eps),
     ),
@@ -89,7 +85,7 @@ LAYER_ROWS = operation(
 TURN_HEADS = operation(
     "rotary(Tensor x, Tensor cos, Tensor sin, bool interleaved) -> Tensor",
     "11q",
-    like=_like,
+    like=like_the_first,
     told=lambda y, x, cos, sin, interleaved: (
         *(place(x), place(cos), place(sin), place(y), TYPES[x.dtype], *x.shape, cos.shape[-1], interleaved),
     ),
@@ -98,7 +94,7 @@ TURN_HEADS = operation(
 GATE_SPAN = operation(
     "gate(Tensor gate, Tensor up, int activation, float scale, float limit, float shift) -> Tensor",
     "6q3d",
-    like=_like,
+    like=like_the_first,
     told=lambda y, gate, up, activation, scale, limit, shift: (
         *(place(gate), place(up), place(y), TYPES[gate.dtype], activation, gate.numel(), scale, limit, shift),
     ),

@@ -130,7 +130,7 @@ class Steps:
         try:
             with self.cache.seen_as(trace.wrap):
                 step = self.cache.step((len(tokens), 1), None, "decode")
-                logits = self.model.compute(trace.wrap(at), step, self.cache, last_only=True)
+                logits, _ = self.model.compute(trace.wrap(at), step, self.cache, last_only=True)
         except Exception as error:  # whatever a block does with a tensor that has no values
             self._give_up(_reason(error))
             return None
