@@ -1,7 +1,6 @@
-"""GELU's tanh approximation in C for bfloat16, forward and backward: PyTorch spends most of its time on the tanh.
+"""GELU's tanh approximation in C, forward and backward: PyTorch spends most of its time on the tanh.
 
-Autocast leaves a model's weights in float32, so what a kernel is bound by says nothing about the activations that
-arrive: float32 ones go to PyTorch's function, and training in float32 keeps its bits.
+What a kernel is bound by says nothing about the activations that arrive: autocast leaves a model's weights in float32.
 """
 
 from __future__ import annotations
@@ -19,21 +18,24 @@ from blockzoo_cpu.calls import OPS, in_one_piece, like_the_first, operation, pla
 from blockzoo_cpu.library import problem
 
 
+SERVED = (torch.bfloat16, torch.float32)
+
+
 def supports(capabilities: Capabilities, call: Call) -> Verdict:
     """Whether this machine and call are served."""
     if capabilities.device != "cpu":
         return no("runs on a CPU")
     if (wanted := call.static.get("activation")) != "gelu_tanh":
         return no(f"has gelu_tanh, not {wanted}")
-    if call.dtype != torch.bfloat16 and (call.phase != "train" or call.dtype != torch.float32):
-        return no(f"serves bfloat16, and float32 weights that train, not {str(call.dtype).removeprefix('torch.')}")
+    if call.dtype not in SERVED:
+        return no(f"serves bfloat16 and float32, not {str(call.dtype).removeprefix('torch.')}")
     why = problem()
     return YES if why is None else no(why)
 
 
 def activation(x: Tensor, *, activation: Activation) -> Tensor:
-    """As the op ``activation`` says, of gelu_tanh. In bfloat16 it has no second derivative."""
-    if x.dtype != torch.bfloat16:
+    """As the op ``activation`` says, of gelu_tanh. It has no second derivative."""
+    if x.dtype not in SERVED:  # autocast's float16
         return F.gelu(x, approximate="tanh")
     trains = x.requires_grad and torch.is_grad_enabled()
     return (torch.ops.blockzoo_cpu.gelu_tanh if trains else GELU_TANH)(x)
@@ -41,16 +43,16 @@ def activation(x: Tensor, *, activation: Activation) -> Tensor:
 
 GELU_TANH = operation(
     "gelu_tanh(Tensor x) -> Tensor",
-    "4q",
+    "5q",
     like=like_the_first,
-    told=lambda y, x: (place(x), 0, place(y), x.numel()),
+    told=lambda y, x: (place(x), 0, place(y), x.numel(), x.dtype == torch.float32),
     ready=in_one_piece,
 )
 GELU_TANH_BACKWARD = operation(
     "gelu_tanh_backward(Tensor x, Tensor dy) -> Tensor",
-    "4q",
+    "5q",
     like=like_the_first,
-    told=lambda dx, x, dy: (place(x), place(dy), place(dx), x.numel()),
+    told=lambda dx, x, dy: (place(x), place(dy), place(dx), x.numel(), x.dtype == torch.float32),
     ready=in_one_piece,
 )
 

@@ -1,4 +1,4 @@
-"""GELU in C for bfloat16: every number there is, its gradient, where it may be used and where it steps aside."""
+"""GELU in C: every number there is of bfloat16, a million of float32, its gradient, where it may be used and where it steps aside."""
 
 from __future__ import annotations
 
@@ -58,22 +58,39 @@ def test_the_gradient_at_every_number_is_rounded_from_the_truth() -> None:
     assert float((dx - wanted)[~steep].abs().max()) < 1e-5
 
 
-def test_what_is_not_finite_goes_where_pytorch_sends_it() -> None:
-    ends = torch.tensor([float("inf"), float("-inf"), float("nan"), 3e38, -3e38, -0.0], dtype=torch.bfloat16)
+def test_float32_is_as_near_to_the_truth_as_pytorchs() -> None:
+    x = torch.randn(2**20, generator=torch.Generator().manual_seed(0)).mul_(3).requires_grad_()
+    wanted, slope = exact(x.detach())
+    errors = []
+    for function in (gelu, _torch):
+        y = function(x)
+        (dx,) = torch.autograd.grad(y.sum(), x)
+        errors.append(torch.stack([(y - wanted).abs(), (dx - slope).abs()]).detach())
+    ours, theirs = errors
+    assert (ours.mean(dim=-1) <= 1.1 * theirs.mean(dim=-1)).all()
+    assert (ours.amax(dim=-1) <= 1.5 * theirs.amax(dim=-1)).all()
+    tail = (x.detach() < -3) & (x.detach() > -9)  # 1 + tanh cancels there, a sigmoid doesn't
+    assert float((ours[0] / wanted.abs())[tail].max()) < 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_what_is_not_finite_goes_where_pytorch_sends_it(dtype: torch.dtype) -> None:
+    ends = torch.tensor([float("inf"), float("-inf"), float("nan"), 3e38, -3e38, -0.0], dtype=dtype)
     found, wanted = gelu(ends), F.gelu(ends.float(), approximate="tanh")
     assert torch.equal(found.isnan(), wanted.isnan())
     assert found[0] == float("inf")
     assert found[3:].tolist() == [ends[3].item(), 0.0, 0.0]
 
 
+@pytest.mark.parametrize(("dtype", "unit"), [(torch.bfloat16, 2**-8), (torch.float32, 1e-6)])
 @pytest.mark.parametrize("n", [0, 1, 17, 4096, 5 * 4096 + 3])
-def test_lengths_up_to_several_threads_shares(n: int) -> None:
-    x = torch.linspace(-6, 6, n, dtype=torch.bfloat16).requires_grad_()
-    y, dy = gelu(x), torch.linspace(1, 2, n, dtype=torch.bfloat16)
+def test_lengths_up_to_several_threads_shares(n: int, dtype: torch.dtype, unit: float) -> None:
+    x = torch.linspace(-6, 6, n, dtype=dtype).requires_grad_()
+    y, dy = gelu(x), torch.linspace(1, 2, n, dtype=dtype)
     (dx,) = torch.autograd.grad(y, x, dy)
     wanted, slope = exact(x.detach())
-    assert torch.allclose(y.double(), wanted, rtol=2**-8, atol=1e-6)
-    assert torch.allclose(dx.double(), dy.double() * slope, rtol=2**-8, atol=1e-6)
+    assert torch.allclose(y.double(), wanted, rtol=unit, atol=1e-6)
+    assert torch.allclose(dx.double(), dy.double() * slope, rtol=unit, atol=1e-6)
 
 
 def test_tensors_and_gradients_may_lie_anyhow() -> None:
@@ -96,7 +113,7 @@ def test_a_second_derivative_is_an_error_that_names_the_way_out() -> None:
         dx.sum().backward()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
 def test_other_dtypes_keep_pytorchs_bits(dtype: torch.dtype) -> None:
     x = torch.linspace(-5, 5, 1000, dtype=dtype).requires_grad_()
     pair = [(y := function(x), torch.autograd.grad(y.sum(), x)[0]) for function in (gelu, _torch)]
@@ -139,6 +156,6 @@ def test_which_calls_it_serves(phase: Any) -> None:
         return supports(CPU, Call("activation", phase, dtype, {"activation": name}))
 
     assert asked(torch.bfloat16) == (True, "")
-    assert asked(torch.float32)[0] == (phase == "train")  # the weights'; autocast's activations are bfloat16
+    assert asked(torch.float32) == (True, "")
     assert "float64" in asked(torch.float64)[1]
     assert "not silu" in asked(torch.bfloat16, "silu")[1]
