@@ -17,7 +17,6 @@ from blockzoo_blocks.ffn.activations import Activation
 from blockzoo_cpu.calls import OPS, in_one_piece, like_the_first, operation, place
 from blockzoo_cpu.library import problem
 
-
 SERVED = (torch.bfloat16, torch.float32)
 
 

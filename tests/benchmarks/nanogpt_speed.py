@@ -130,8 +130,13 @@ def measure(vocab: int, device: torch.device, dtype: str, rounds: int, steps: in
     low, ratio, high = np.quantile(np.divide(speeds["ours"], speeds["plain"]), [0.25, 0.5, 0.75]).round(3).tolist()
     middle = {name: round(float(np.median(found))) for name, found in speeds.items()}
     return {
-        **{"device": str(device), "dtype": dtype, "vocab": vocab, **middle},
-        **{"ratio": ratio, "quartiles": [low, high], "rounds": rounds},
+        "device": str(device),
+        "dtype": dtype,
+        "vocab": vocab,
+        **middle,
+        "ratio": ratio,
+        "quartiles": [low, high],
+        "rounds": rounds,
     }
 
 

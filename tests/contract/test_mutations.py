@@ -110,6 +110,13 @@ def test_bits_of_scales_are_not_taken_for_precision() -> None:
     assert "bits of scales cost as much as bits of codes" in message
 
 
+def test_of_linears_that_are_multiplied_one_is_the_output_and_of_normed_ones_none() -> None:
+    check_of("ffn", "gated", blocks.LinearGate, "output_role").run()
+    with pytest.raises(CheckSkipped, match="no linear stands last"):
+        check_of("ffn", "normed", blocks.NormedOutput, "output_role").run()
+    assert "'other.weight' writes" in caught(check_of("ffn", "two", blocks.TwoOutputs, "output_role"))
+
+
 def test_a_declaration_of_no_word_is_told_the_nearest() -> None:
     for kind, thing, words in (
         (

@@ -15,7 +15,19 @@ from tests.docs.test_public_api import PUBLIC
 from tests.warm import Warm
 
 PAGES = Path(__file__).resolve().parents[2] / "docs" / "plugin-authors"
-KINDS = ("norm", "residual", "mixer", "recurrence", "position", "ffn", "quantizer", "kernel", "family")
+KINDS = (
+    "norm",
+    "residual",
+    "mixer",
+    "attention",
+    "recurrence",
+    "position",
+    "ffn",
+    "quantizer",
+    "float8",
+    "kernel",
+    "family",
+)
 FENCE = re.compile(r"^```\w+ file=(\S+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 RUN = """
 import json, sys

@@ -10,6 +10,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from blockzoo.blocks import KINDS
 from blockzoo.cli import main
 from blockzoo.cli.kernels import collapse, ranges
 from blockzoo.kernels import Binding
@@ -82,6 +83,14 @@ def test_list(cli: Cli) -> None:
     assert "rms_norm" in out
     assert "gqa" not in out
     assert cli("list", "nrm")[0] == 2
+
+
+def test_list_ends_no_description_in_the_middle_of_a_sentence(cli: Cli) -> None:
+    rows = document(cli("list", "--json"))
+    about = {row["name"]: row["about"] for kind in (*KINDS, "op") for row in rows[kind]}
+    assert [name for name, said in about.items() if not said.endswith(".")] == []
+    assert about["mix_experts"].endswith("added up: (N, D).")
+    assert about["linear"] == "x (..., in) @ weight (out, in).T + bias."
 
 
 def test_list_has_the_options_of_a_block(cli: Cli) -> None:

@@ -42,3 +42,22 @@ def test_what_a_user_gets_wrong(data: Path, tmp_path: Path, capsys: pytest.Captu
         assert run("convert", *arguments) == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_is_its_trained_model(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trained, model = tmp_path / "run", tmp_path / "run" / "model"
+    trained.mkdir()
+    (trained / "run.json").write_text("{}")
+    (trained / "status.json").write_text('{"state": "interrupted"}')
+    assert run("convert", trained, tmp_path / "out", "--to", "native") == 2
+    assert "this run is interrupted, it has no trained model yet" in capsys.readouterr().err
+    assert run("convert", data / "gpt-oss-original-tiny", model, "--to", "native") == 0
+    assert run("convert", trained, tmp_path / "out", "--to", "native") == 0
+    assert run("convert", trained, model, "--to", "hf") == 2
+    assert "is the source" in capsys.readouterr().err
+    assert run("convert", trained, tmp_path / "drawn", "--random") == 0
+    assert run("inspect", trained) == 0
+    before, after, drawn = (stored_tensors(folder) for folder in (model, tmp_path / "out", tmp_path / "drawn"))
+    assert before.keys() == after.keys()
+    assert all(before[name].read().equal(after[name].read()) for name in before)
+    assert len(drawn) > 0

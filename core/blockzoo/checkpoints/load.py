@@ -83,10 +83,7 @@ def recognize(folder: Path, *, registry: Registry, overrides: Mapping[str, objec
     if (folder / NATIVE_CONFIG).exists():
         return Source(folder, load_config(path_in(folder, NATIVE_CONFIG), overrides, registry=registry), None, "native")
     if not (folder / "config.json").exists():
-        inside = folder / "model"  # where a run keeps what it trained
-        held = any((inside / name).exists() for name in (NATIVE_CONFIG, "config.json"))
-        meant = f"; the model of this run is in {inside}: name that" if held else ""
-        raise CheckpointError(f"{folder}: holds neither {NATIVE_CONFIG} nor config.json{meant}")
+        raise CheckpointError(f"{folder}: holds neither {NATIVE_CONFIG} nor config.json{_meant(folder)}")
     values = read_config_json(folder)
     family, name = _claimed(folder, values, registry)
     read = family.layouts[name].read_config
@@ -99,6 +96,16 @@ def recognize(folder: Path, *, registry: Registry, overrides: Mapping[str, objec
     except ConfigError as error:  # the overrides' problems have places of their own
         problems = [_in_file(p, folder, values, read) if p.place == "mapping" else p for p in error.problems]
         raise ConfigError(problems) from error
+
+
+def _meant(folder: Path) -> str:
+    """Which folder was meant, in words: one inside, or, by those of a run's steps, its trained model."""
+    steps = "checkpoints"
+    run = {folder.parent.name: folder.parent.parent, folder.name: folder.parent}.get(steps, folder)
+    found = sorted({file.parent for name in (NATIVE_CONFIG, "config.json") for file in run.glob(f"*/{name}")})
+    what = f"{steps} of steps are for going on with a run; its trained model" if run != folder else "a checkpoint"
+    more = f" (and {len(found) - 1} more folders beside it)" if len(found) > 1 else ""
+    return f"; {what} is in {found[0]}{more}: name that" if found else ""
 
 
 def _in_file(

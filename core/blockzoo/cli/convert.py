@@ -21,7 +21,8 @@ def command(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="SRC", help="a checkpoint folder or a hub id, in any known layout; with --random any model"
+            metavar="SRC",
+            help="a checkpoint folder or a hub id, in any known layout; a run's folder; with --random any model",
         ),
     ],
     destination: Annotated[Path, typer.Argument(metavar="DST", help="the folder to write: whole, or not at all")],
@@ -71,11 +72,12 @@ def _convert(
     from blockzoo.checkpoints import hub
     from blockzoo.checkpoints.convert import convert
     from blockzoo.cli.bar import megabytes
+    from blockzoo.cli.opening import folder_of_run
     from blockzoo.cli.quantizing import quantizers_of
     from blockzoo.cli.reading import overrides_of
     from blockzoo.memory_plan import quantized
 
-    folder = hub.local_folder(source)
+    folder = hub.local_folder(folder_of_run(source))
     _check_apart(folder, destination)
     quantizers = quantizers_of(str(folder), quantize, registry, settings)
     with megabytes(destination.name) as progress:
@@ -107,11 +109,13 @@ def _random(
 
     from blockzoo.checkpoints.random_weights import write_random
     from blockzoo.cli.bar import megabytes
+    from blockzoo.cli.opening import folder_of_run
     from blockzoo.cli.quantizing import quantizers_of
     from blockzoo.cli.reading import read_model
     from blockzoo.memory_plan import quantized
     from blockzoo.tokenizers import tokenizer_name
 
+    source = folder_of_run(source)
     _check_apart(Path(source), destination)
     config = quantized(read_model(source, registry, settings), quantizers_of(source, quantize, registry, settings))
     layout = to or ("native" if config.family is None else "hf")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -18,6 +19,7 @@ from blockzoo.registry import Registry
 
 OTHERS = ("op", "kernel", "family", "config", "experiment")
 PLURALS = {f"{kind}s": kind for kind in (*KINDS, *OTHERS)} | {"families": "family"}
+SENTENCE_END = re.compile(r"(?<=[^.]\.)\s(?=[A-Z`])")
 
 
 def command(
@@ -60,13 +62,15 @@ def _list_options(registry: Registry, block: str, kinds: Sequence[str], as_json:
         print_json(found)
         return
     for kind, rows in found.items():
-        print(f"{kind} {block}: {_first_line(registry.block(kind, block))}" + ("" if rows else " It has no options."))
+        print(
+            f"{kind} {block}: {_first_sentence(registry.block(kind, block))}" + ("" if rows else " It has no options.")
+        )
         if rows:
             table("", list(rows[0]), [list(row.values()) for row in rows])
 
 
 def entries(registry: Registry, kind: str) -> list[dict[str, Any]]:
-    """Everything of one kind: the name to write, the plugin, and a line about it."""
+    """Everything of one kind: the name to write, the plugin, and a sentence about it."""
     if kind == "config":
         plugins = {folder: plugin for plugin, folders in registry.config_folders.items() for folder in folders}
         return [
@@ -85,13 +89,14 @@ def entries(registry: Registry, kind: str) -> list[dict[str, Any]]:
             row |= {"op": op, "priority": kernel.priority, "backward": kernel.backward}
             row["layout"] = "canonical" if kernel.layout is None else kernel.layout.name
         elif kind == "op":
-            row["about"] = _first_line(thing.reference)
+            row["about"] = _first_sentence(thing.reference)
         elif kind in KINDS:
-            row["about"] = _first_line(thing)
+            row["about"] = _first_sentence(thing)
         rows.append(row)
     return rows
 
 
-def _first_line(thing: object) -> str:
-    lines = (getattr(thing, "__doc__", None) or "").strip().splitlines()
-    return lines[0].replace("``", "") if lines else ""
+def _first_sentence(thing: object) -> str:
+    """Of a docstring, however many lines it takes."""
+    paragraph = " ".join((getattr(thing, "__doc__", None) or "").strip().partition("\n\n")[0].split())
+    return SENTENCE_END.split(paragraph, maxsplit=1)[0].replace("``", "")

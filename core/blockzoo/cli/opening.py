@@ -44,7 +44,7 @@ def open_model(
     ref: str, device: str, dtype: torch.dtype | Literal["stored"], *, registry: Registry, mapped: bool = False
 ) -> Decoder:
     """The model that a reference means. A config's name gives random weights, with a warning."""
-    folder = _folder_of_run(ref)
+    folder = folder_of_run(ref)
     if not _is_config(folder, registry):
         if not sys.stderr.isatty():  # rich's progress imports slowly
             return from_pretrained(folder, device=device, dtype=dtype, registry=registry, mapped=mapped)
@@ -63,7 +63,7 @@ def open_model(
 
 def open_config(ref: str, *, registry: Registry) -> ModelConfig:
     """The config alone; nothing else is read."""
-    folder = _folder_of_run(ref)
+    folder = folder_of_run(ref)
     return (
         load_config(ref, registry=registry) if _is_config(folder, registry) else read_config(folder, registry=registry)
     )
@@ -71,13 +71,13 @@ def open_config(ref: str, *, registry: Registry) -> ModelConfig:
 
 def open_tokenizer(ref: str, *, registry: Registry) -> Tokenizer:
     """The tokenizer alone; no weight is read."""
-    folder = _folder_of_run(ref)
+    folder = folder_of_run(ref)
     if _is_config(folder, registry):
         folder = tokenizer_name(load_config(ref, registry=registry), registry=registry)
     return load_tokenizer(folder, registry=registry)
 
 
-def _folder_of_run(ref: str) -> str:
+def folder_of_run(ref: str) -> str:
     """A run's model; any other reference as it is."""
     run = open_run(Path(ref))
     if run is None:

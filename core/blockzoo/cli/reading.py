@@ -21,11 +21,12 @@ def overrides_of(settings: Sequence[str]) -> dict[str, object]:
 
 
 def read_model(ref: str, registry: Registry, settings: Sequence[str] = ()) -> ModelConfig:
-    """The model of a shipped name, a YAML file or a checkpoint folder."""
+    """The model of a shipped name, a YAML file, a checkpoint folder or a run's."""
     if Path(ref).is_dir():
         from blockzoo.checkpoints import read_config
+        from blockzoo.cli.opening import folder_of_run
 
-        return read_config(ref, registry=registry, overrides=overrides_of(settings))
+        return read_config(folder_of_run(ref), registry=registry, overrides=overrides_of(settings))
     return load_config(ref, overrides_of(settings), registry=registry)
 
 

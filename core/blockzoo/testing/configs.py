@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Mapping
 from typing import Any, get_args
 
 from pydantic import BaseModel
@@ -40,6 +41,8 @@ def _sections(config: BaseModel) -> list[BaseModel]:
 def declarations(subject: BlockSubject) -> None:
     """What it declares is in words that blockzoo has: `scales` of its own fields, forms of position."""
     config = type(subject.config)
+    own = isinstance(config.scales, Mapping)
+    need(own, "its `scales` hides the class variable that says what its fields grow by: name it otherwise")
     for field, scale in config.scales.items():
         known = field in config.model_fields
         need(known, f"scales names '{field}', which is no option{nearest(field, config.model_fields)}")

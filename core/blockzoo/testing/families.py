@@ -30,8 +30,9 @@ from blockzoo.testing.check import CheckFailed, CheckSkipped, need, need_close
 TOKENS = torch.arange(24).view(2, 12) * 7
 RECORDED = 2e-5  # of the greatest logit, float32
 CAUSES = (
-    "likely two tensors of one shape swapped in a rule, a fused tensor cut in another order or along another axis, a"
-    " matrix not transposed; or a constant of the blocks: an eps, theta, activation, scale, where a norm stands"
+    "likely in the key map: tensors of one shape swapped, a fused one cut in another order or along another axis, a"
+    " matrix not transposed, a head tied or not; or in the config: eps, theta, part of a head rotated (fraction),"
+    " pairs interleaved or in halves, attention's scale, gelu or gelu_tanh, where a norm stands"
 )
 
 

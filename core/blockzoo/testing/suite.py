@@ -24,6 +24,7 @@ from blockzoo.testing import (
     norms,
     numerics,
     ops,
+    outputs,
     packages,
     positions,
     quantizers,
@@ -40,8 +41,8 @@ Function = Callable[[Any], None]
 BLOCK: tuple[Function, ...] = (*configs.CHECKS, *modules.CHECKS, *numerics.CHECKS, *statics.CHECKS)
 BY_KIND: Mapping[str, tuple[Function, ...]] = {
     "norm": (*BLOCK, *norms.CHECKS, *slots.CHECKS),
-    "mixer": (*BLOCK, *mixers.CHECKS, *caches.CHECKS, *slots.CHECKS),
-    "ffn": (*BLOCK, *ffns.CHECKS, *slots.CHECKS),
+    "mixer": (*BLOCK, *outputs.CHECKS, *mixers.CHECKS, *caches.CHECKS, *slots.CHECKS),
+    "ffn": (*BLOCK, *outputs.CHECKS, *ffns.CHECKS, *slots.CHECKS),
     "position": (*BLOCK, *positions.CHECKS, *slots.CHECKS),
     "residual": (*BLOCK, *residuals.CHECKS, *slots.CHECKS),
     "quantizer": (*configs.CHECKS, *quantizers.CHECKS, *edges.CHECKS, *slots.CHECKS),

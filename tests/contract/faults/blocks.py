@@ -366,6 +366,45 @@ class BiasSaidToBeAGain(FFN):
         return replace(cost, parameters={**cost.parameters, "down.bias": Parameter((dims.d_model,), Role.GAIN)})
 
 
+class TwoOutputs(FFN):
+    """Two matrices whose outputs are added, of which one is said to write to the residual stream."""
+
+    caught_by: ClassVar[str] = "output_role"
+
+    def build(self, dims: Dims, linear: LinearFactory = nn.Linear) -> nn.Module:
+        module = super().build(dims, linear)
+        module.other = linear(dims.d_model, dims.d_model, bias=False)
+        module.formula = lambda down, x, *which: self.joined(down(x, *which), module.other(x, *which))
+        return module
+
+    def cost(self, dims: Dims) -> Cost:
+        return super().cost(dims) + linear_cost(dims.d_model, dims.d_model, bias=False).under("other")
+
+    @staticmethod
+    def joined(y: Tensor, other: Tensor) -> Tensor:
+        return y + other
+
+
+class LinearGate(TwoOutputs):
+    """Without a fault: of two matrices that are multiplied one is the output."""
+
+    caught_by: ClassVar[str] = ""
+
+    @staticmethod
+    def joined(y: Tensor, other: Tensor) -> Tensor:
+        return y * other
+
+
+class NormedOutput(FFN):
+    """Without a fault: no linear stands last."""
+
+    caught_by: ClassVar[str] = ""
+
+    @staticmethod
+    def formula(down: nn.Module, x: Tensor, *which: object) -> Tensor:
+        return nn.functional.normalize(down(x, *which), dim=-1)
+
+
 class ReportsNumbers(FFN):
     """A Python number where a tensor is due."""
 

@@ -451,6 +451,15 @@ class RoleMissing(Attention):
         return changed(super().cost(dims, position, context), "q.weight", Parameter((32, 32), Role.OTHER))
 
 
+class OutputSaidToBeHidden(Attention):
+    """Drawn too large where the residual stream's outputs are scaled by depth."""
+
+    caught_by: ClassVar[str] = "output_role"
+
+    def cost(self, dims: Dims, position: AttentionPositionConfig, context: int) -> Cost:
+        return changed(super().cost(dims, position, context), "o.weight", Parameter((32, 32), Role.HIDDEN))
+
+
 class UnrepeatableInit(Attention):
     caught_by: ClassVar[str] = "initialization"
 

@@ -287,6 +287,19 @@ def test_all_that_does_not_fit_at_once(checkpoint: Path, registry: Registry) -> 
     assert "'transformer.ln_f.weight' is int32, the config wants a float" in message
 
 
+def test_names_that_a_wrapper_put_something_before(checkpoint: Path, registry: Registry) -> None:
+    def wrap(tensors: dict[str, torch.Tensor]) -> None:
+        for name in list(tensors):
+            tensors[f"module.{name}"] = tensors.pop(name)
+
+    change_tensors(checkpoint, wrap)
+    with pytest.raises(CheckpointError) as caught:
+        from_pretrained(checkpoint, registry=registry)
+    message = str(caught.value)
+    assert "not known in this layout: 'module.transformer.h.0.attn.c_attn.bias'" in message
+    assert message.endswith("every missing one is there with 'module.transformer.' before its name: take that off")
+
+
 @pytest.mark.parametrize("name", [WTE, "transformer.h.1.attn.c_attn.weight", "transformer.h.0.ln_1.bias"])
 def test_nan_is_refused_wherever_it_is(name: str, checkpoint: Path, registry: Registry) -> None:
     change_tensors(checkpoint, lambda tensors: tensors[name].view(-1)[-1:].fill_(float("nan")))
@@ -378,7 +391,11 @@ def test_places_without_a_checkpoint(tmp_path: Path, registry: Registry) -> None
     refused(tmp_path / "absent", registry, "no such folder")
     (tmp_path / "run" / "model").mkdir(parents=True)
     (tmp_path / "run" / "model" / "blockzoo.yaml").touch()
-    refused(tmp_path / "run", registry, f"the model of this run is in {tmp_path / 'run' / 'model'}: name that")
+    refused(tmp_path / "run", registry, f"a checkpoint is in {tmp_path / 'run' / 'model'}: name that")
+    steps = tmp_path / "run" / "checkpoints" / "step-00000010"
+    steps.mkdir(parents=True)
+    for folder in (steps, steps.parent):
+        refused(folder, registry, f"going on with a run; its trained model is in {tmp_path / 'run' / 'model'}: name")
     refused(Path("/dev/null"), registry, "is no folder")
     (tmp_path / "original").mkdir()
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')

@@ -1,4 +1,4 @@
-"""GELU in C: every number there is of bfloat16, a million of float32, its gradient, where it may be used and where it steps aside."""
+"""GELU in C: every number of bfloat16, a million of float32, gradients, where it is used and where it steps aside."""
 
 from __future__ import annotations
 
