@@ -68,12 +68,22 @@ KEYS = KeyMap(
 def read_config(values: Mapping[str, Any]) -> dict[str, Any]:
     """config.json -> what YAML would say. Absent keys mean what the published class takes."""
     keys = ConfigJSON(values)
-    keys.must_be("scale_attn_by_inverse_layer_idx", False)
-    keys.must_be("reorder_and_upcast_attn", False)
+    keys.flag("reorder_and_upcast_attn", default=False)  # another order for float16's sake, the same function
     keys.must_be("add_cross_attention", False)
     d_model = keys.integer("n_embd", "hidden_size", default=768)
     heads = keys.integer("n_head", "num_attention_heads", default=12)
-    scaled = keys.flag("scale_attn_weights", default=True)
+    n_layers = keys.integer("n_layer", "num_hidden_layers", default=12, most=10_000)
+    scale = (d_model / heads) ** -0.5 if keys.flag("scale_attn_weights", default=True) else 1.0
+    mixer = {
+        "type": "gqa",
+        "n_heads": heads,
+        "bias": True,
+        "dropout": keys.number("attn_pdrop", default=0.1),
+        **({"scale": scale} if scale == 1.0 else {}),
+    }
+    if keys.flag("scale_attn_by_inverse_layer_idx", default=False):  # Mistral's GPT-2s (Karamcheti et al. 2021)
+        later = [{**mixer, "scale": scale / (layer + 1)} for layer in range(1, n_layers)]
+        mixer = {"list": [mixer, *later]}
     config = {
         "family": "gpt2",
         "vocab_size": keys.integer("vocab_size", default=50257),
@@ -89,14 +99,8 @@ def read_config(values: Mapping[str, Any]) -> dict[str, Any]:
         "residual": {"type": "pre_norm", "dropout": keys.number("resid_pdrop", default=0.1)},
         "init": {"std": keys.number("initializer_range", default=0.02), "residual_output": "depth_scaled"},
         "layers": {
-            "count": keys.integer("n_layer", "num_hidden_layers", default=12, most=10_000),
-            "mixer": {
-                "type": "gqa",
-                "n_heads": heads,
-                "bias": True,
-                "dropout": keys.number("attn_pdrop", default=0.1),
-                **({} if scaled else {"scale": 1.0}),
-            },
+            "count": n_layers,
+            "mixer": mixer,
             "ffn": {
                 "type": "mlp",
                 "d_ff": keys.integer("n_inner", default=4 * d_model),
@@ -115,6 +119,7 @@ def write_config(config: ModelConfig) -> dict[str, Any]:
     ffn = expect(layer.ffn, MLPConfig, "ffn")
     norm = expect(layer.norm, LayerNormConfig, "norm")
     residual = expect(layer.residual, PreNormConfig, "residual")
+    scales = [expect(one.mixer, GQAConfig, "mixer").scale for one in config.layers]
     ends = {"bos_token_id": END_OF_TEXT, "eos_token_id": END_OF_TEXT} if config.vocab_size > END_OF_TEXT else {}
     return {
         "architectures": ["GPT2LMHeadModel"],
@@ -131,6 +136,7 @@ def write_config(config: ModelConfig) -> dict[str, Any]:
         "attn_pdrop": mixer.dropout,
         "resid_pdrop": residual.dropout,
         "scale_attn_weights": mixer.scale != 1.0,
+        "scale_attn_by_inverse_layer_idx": scales[-1] != scales[0],
         "initializer_range": config.init.std,
         "tie_word_embeddings": config.embedding.tied,
         **(ends or {"bos_token_id": None, "eos_token_id": None}),

@@ -8,6 +8,7 @@ ignore ``partial_rotary_factor`` or fail with it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import log
 from typing import Any
 
 from blockzoo.checkpoints.config_json import ConfigJSON
@@ -102,8 +103,12 @@ def _read_scaling(keys: ConfigJSON, kind: str, context_length: int) -> dict[str,
         "original_context_length": original,
         "truncate": keys.flag("truncate", default=True),
     }
+    scales = [keys.number(name, default=0.0, least=0) for name in ("mscale", "mscale_all_dim")]
     if keys.raw("attention_factor") is not None:
         scaling["attention_factor"] = keys.number("attention_factor")
+    elif all(scales):  # DeepSeek-V2's words, arXiv:2405.04434; one of them alone says nothing, as in transformers
+        whole, part = (0.1 * scale * log(scaling["factor"]) + 1 for scale in scales)
+        scaling["attention_factor"] = whole / part
     return scaling
 
 

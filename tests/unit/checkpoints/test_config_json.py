@@ -267,7 +267,7 @@ def test_which_layers_slide_and_which_are_sparse(registry: Registry) -> None:
     ("values", "changes", "match"),
     [
         (QWEN3_0_6B, {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "'rope_type' is 'dynamic'"),
-        (QWEN3_0_6B, {"rope_scaling": {"rope_type": "yarn", "factor": 2.0, "mscale": 1.0}}, "does not know: 'mscale'"),
+        (QWEN3_0_6B, {"rope_scaling": {"rope_type": "yarn", "factor": 2.0, "ntk_alpha": 1.0}}, "does not know: 'ntk_alpha'"),
         (QWEN3_0_6B, {"layer_types": ["full_attention"]}, "must be a list of 28 words"),
         (QWEN3_0_6B, {"quantization_config": {"quant_method": "fp8"}}, "does not know: 'quantization_config'"),
         (QWEN3_0_6B, {"partial_rotary_factor": 0.5}, "'partial_rotary_factor' is 0.5; this family"),
@@ -293,7 +293,7 @@ def test_all_that_is_wrong_is_told_at_once(tmp_path: Path, registry: Registry) -
         "vocab_size": -1,
         "num_hidden_layers": "many",
         "hidden_act": "tanh",
-        "rope_scaling": {"rope_type": "yarn", "factor": "4", "mscale": 1.0},
+        "rope_scaling": {"rope_type": "yarn", "factor": "4", "ntk_alpha": 1.0},
         "rope_ntk_alpha": 1,
     }
     (tmp_path / "config.json").write_text(json.dumps(values))
@@ -308,7 +308,7 @@ def test_all_that_is_wrong_is_told_at_once(tmp_path: Path, registry: Registry) -
         "'num_hidden_layers' is 'many'",
         "'hidden_act' is 'tanh', which blockzoo does not do",
         "rope_scaling: 'factor' is '4'",
-        "rope_scaling: keys that blockzoo does not know: 'mscale'",
+        "rope_scaling: keys that blockzoo does not know: 'ntk_alpha'",
         "\nkeys that blockzoo does not know: 'rope_ntk_alpha'",
     ):
         assert words in said

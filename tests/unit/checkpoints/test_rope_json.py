@@ -14,6 +14,7 @@ from blockzoo.checkpoints.config_json import ConfigJSON
 from blockzoo.errors import CheckpointError
 from blockzoo_blocks.positions.rope import RopeConfig
 from blockzoo_blocks.positions.rope_json import read_rope, write_rope
+from blockzoo_blocks.positions.rope_scaling import attention_factor
 
 SIZES = {"hidden_size": 256, "num_attention_heads": 4, "num_key_value_heads": 4}
 HOUSES = {  # config and module of transformers, our fraction_key and default_fraction
@@ -76,3 +77,14 @@ def test_two_fractions_must_be_one_and_each_a_number() -> None:
         ours({"rotary_pct": 0.25, **inner}, "rotary_pct")
     with pytest.raises(CheckpointError, match="'rotary_pct' is 'half'; it must be a number"):
         ours({"rotary_pct": "half"}, "rotary_pct")
+
+
+@pytest.mark.parametrize(
+    "said", [{"mscale": 1.0, "mscale_all_dim": 0.8}, {"mscale": 0.7}, {"mscale": 0, "mscale_all_dim": 1.0}, {}]
+)
+def test_deepseeks_words_for_yarns_attention_factor(said: dict[str, float]) -> None:
+    inside = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 8.0, "original_max_position_embeddings": 64, **said}
+    factor = attention_factor(ours({"rope_parameters": inside}, None).scaling)
+    config = GPTNeoXConfig.from_dict({**SIZES, "rope_parameters": {**inside, "partial_rotary_factor": 1.0}})
+
+    assert factor == pytest.approx(GPTNeoXRotaryEmbedding(config).attention_scaling, rel=1e-6)
