@@ -267,7 +267,7 @@ def test_which_layers_slide_and_which_are_sparse(registry: Registry) -> None:
     ("values", "changes", "match"),
     [
         (QWEN3_0_6B, {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "'rope_type' is 'dynamic'"),
-        (QWEN3_0_6B, {"rope_scaling": {"rope_type": "yarn", "factor": 2.0, "ntk_alpha": 1.0}}, "does not know: 'ntk_alpha'"),
+        (QWEN3_0_6B, {"rope_scaling": {"rope_type": "yarn", "factor": 2.0, "alpha": 1.0}}, "does not know: 'alpha'"),
         (QWEN3_0_6B, {"layer_types": ["full_attention"]}, "must be a list of 28 words"),
         (QWEN3_0_6B, {"quantization_config": {"quant_method": "fp8"}}, "does not know: 'quantization_config'"),
         (QWEN3_0_6B, {"partial_rotary_factor": 0.5}, "'partial_rotary_factor' is 0.5; this family"),
