@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,20 +21,23 @@ from blockzoo_cpu.library import function
 OPS = torch.library.Library("blockzoo_cpu", "DEF")
 OPERATIONS = (
     *("rows", "attend", "rms_norm", "layer_norm", "rotary", "gate", "gelu_tanh", "gelu_tanh_backward"),
-    *("mix_experts", "add", "copy"),
+    *("mix_experts", "add", "copy", "training_attention", "training_attention_backward"),
 )
 """In the order of calls.c."""
 
+Made = TypeVar("Made", bound=Tensor | tuple[Tensor, ...])
+
 
 @dataclass(frozen=True)
-class Operation:
-    """A C kernel. ``ready``: a call's arguments as the code reads them, in one piece each; ``like``: of these, an empty
-    result; ``told``: of the result and these, the members of the kernel's struct. A call's first argument is a tensor.
+class Operation(Generic[Made]):
+    """A C kernel. ``ready``: a call's arguments as the code reads them; ``like``: of these, an empty result, a tuple
+    where there are several; ``told``: of the result and these, the members of the kernel's struct. A call's first
+    argument is a tensor.
     """
 
     name: str
     members: struct.Struct
-    like: Callable[..., Tensor]
+    like: Callable[..., Made]
     told: Callable[..., tuple[int | float, ...]]
     ready: Callable[..., tuple[Any, ...]]
 
@@ -42,14 +45,14 @@ class Operation:
     def __name__(self) -> str:
         return self.name
 
-    def __call__(self, x: Tensor, *rest: Any) -> Tensor:
+    def __call__(self, x: Tensor, *rest: Any) -> Made:
         if has_torch_function((x, *rest)):
             return handle_torch_function(self, (x, *rest), x, *rest)
         if type(x) is Tensor and not torch.compiler.is_compiling():  # torch's dispatcher costs more than a small kernel
             return self.run(x, *rest)
         return getattr(torch.ops.blockzoo_cpu, self.name)(x, *rest)
 
-    def run(self, *arguments: Any) -> Tensor:
+    def run(self, *arguments: Any) -> Made:
         """The call itself. Raises MemoryError."""
         arguments = self.ready(*arguments)
         y = self.like(*arguments)
@@ -57,7 +60,7 @@ class Operation:
             raise MemoryError(f"no memory for what {self.name} of shape {tuple(arguments[0].shape)} wants beside it")
         return y
 
-    def pack(self, y: Tensor, *arguments: Any) -> bytes:
+    def pack(self, y: Made, *arguments: Any) -> bytes:
         """The struct of a call of arguments that are ready."""
         return self.members.pack(*self.told(y, *arguments))
 
@@ -66,10 +69,10 @@ def operation(
     schema: str,
     members: str,
     *,
-    like: Callable[..., Tensor],
+    like: Callable[..., Made],
     told: Callable[..., tuple[int | float, ...]],
     ready: Callable[..., tuple[Any, ...]],
-) -> Operation:
+) -> Operation[Made]:
     """An operation, and ``torch.ops.blockzoo_cpu.NAME``. ``members``: q, an integer or an address; d, a double."""
     made = Operation(schema.partition("(")[0], struct.Struct(f"={members}"), like, told, ready)
     OPS.define(schema)

@@ -52,7 +52,8 @@ def told(call: Noted, args: Sequence[Any]) -> tuple[str, bytes] | None:
     ready = call.function.ready(*args)
     if any(isinstance(a, Tensor) and a.data_ptr() != b.data_ptr() for a, b in zip(args, ready, strict=True)):
         return None  # a copy would be no part of the recording
-    return call.function.name, call.function.pack(call.outs[0], *ready)
+    made = call.outs if len(call.outs) > 1 else call.outs[0]
+    return call.function.name, call.function.pack(made, *ready)
 
 
 def _changed(call: Noted) -> tuple[str, bytes]:

@@ -10,13 +10,12 @@
  * Axes: n rows of activations ("tokens"), d_in inputs, d_out outputs.
  */
 #include "common.h"
+#include "tiles.h"
 
-#if defined(__x86_64__) && defined(__linux__) && ((defined(__clang__) && __clang_major__ >= 12) || (!defined(__clang__) && __GNUC__ >= 11))
-#define TILES
+#if defined(TILES)
 #include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-#define AMX __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,amx-tile,amx-bf16")))
 #endif
 
 /* --- unpacking, for the products of others --- */
@@ -92,7 +91,7 @@ int tiles_times(int weight, const void *weights, const void *scales, const void 
 
 #else
 
-enum { TILE = 16 /* rows of a tile, of 64 bytes each */, TILE_BYTES = 1024, PANEL = 2 * TILE /* weight rows at a time */ };
+enum { PANEL = 2 * TILE /* weight rows at a time */ };
 enum { STRETCH = 768 << 10 /* bytes of de-quantized weights that a thread keeps: they and a few tokens fill a second cache */ };
 
 /* Whether this CPU has AMX in bfloat16, and the system lets this process use it: asked for once a process. */
@@ -114,15 +113,6 @@ static int max_threads(void) {
     return 1;
 #endif
 }
-
-/* compilers don't know what tile instructions read and write in memory: nothing is moved across this */
-#define FENCE __asm__ volatile("" ::: "memory")
-
-typedef struct {
-    uint8_t palette, start, reserved[14];
-    uint16_t row_bytes[16];
-    uint8_t rows[16];
-} TileConfig;
 
 /* What a call works on. */
 typedef struct {
@@ -181,31 +171,7 @@ static void fill_table(uint16_t table[256][TILE]) {
         for (int code = 0; code < TILE; code++) table[byte][code] = to_bf16(E2M1[code] * of_e8m0((uint8_t)byte));
 }
 
-/* --- tiles of 16 x 16 numbers of four bytes --- */
-
-AMX static inline void transpose(__m512i rows[TILE]) {
-    __m512i a[TILE];
-    for (int i = 0; i < TILE; i += 2) {
-        a[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
-        a[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
-    }
-    for (int i = 0; i < TILE; i += 4) {
-        rows[i] = _mm512_unpacklo_epi64(a[i], a[i + 2]);
-        rows[i + 1] = _mm512_unpackhi_epi64(a[i], a[i + 2]);
-        rows[i + 2] = _mm512_unpacklo_epi64(a[i + 1], a[i + 3]);
-        rows[i + 3] = _mm512_unpackhi_epi64(a[i + 1], a[i + 3]);
-    }
-    for (int i = 0; i < 4; i++) {
-        a[i] = _mm512_shuffle_i32x4(rows[i], rows[i + 4], 0x88);
-        a[i + 4] = _mm512_shuffle_i32x4(rows[i], rows[i + 4], 0xdd);
-        a[i + 8] = _mm512_shuffle_i32x4(rows[i + 8], rows[i + 12], 0x88);
-        a[i + 12] = _mm512_shuffle_i32x4(rows[i + 8], rows[i + 12], 0xdd);
-    }
-    for (int i = 0; i < 8; i++) {
-        rows[i] = _mm512_shuffle_i32x4(a[i], a[i + 8], 0x88);
-        rows[i + 8] = _mm512_shuffle_i32x4(a[i], a[i + 8], 0xdd);
-    }
-}
+/* --- products --- */
 
 /* `count` rows of activations (count, d_in) into tiles [d_in / 32][pair of inputs][token][2]. */
 AMX static void pack(const uint16_t *x, int count, int d_in, char *to) {
@@ -319,7 +285,6 @@ AMX static void block(const Product *p, const Segment *s, int column, int panels
  */
 AMX int tiles_times(int weight, const void *weights, const void *scales, const void *bias, int bias_type, const void *x, void *y, int d_in,
                     int d_out, const int64_t *counts, int experts) {
-    static const TileConfig config = {.palette = 1, .row_bytes = {64, 64, 64, 64, 64, 64, 64, 64}, .rows = {16, 16, 16, 16, 16, 16, 16, 16}};
     const size_t tile_bytes = (size_t)d_in / GROUP * TILE_BYTES;
     const int columns = (d_out + PANEL - 1) / PANEL, team = max_threads();
     size_t tiles = 0;
@@ -350,18 +315,16 @@ AMX int tiles_times(int weight, const void *weights, const void *scales, const v
                        (const uint16_t(*)[TILE])table};
 #pragma omp parallel
     {
-        TileConfig before;
 #pragma omp for schedule(static)
         for (size_t t = 0; t < tiles; t++)
             pack((const uint16_t *)x + parts[t].row * d_in, parts[t].count, d_in, packed + t * tile_bytes);
-        __asm__ volatile("sttilecfg %0" : "=m"(before));
-        __asm__ volatile("ldtilecfg %0" ::"m"(config));
+        const TileConfig before = configure_tiles();
 #pragma omp for schedule(dynamic)
         for (long i = 0; i < (long)used * blocks; i++) {
             const int column = (int)(i % blocks) * panels, left = columns - column;
             block(&p, &segments[i / blocks], column * PANEL, left < panels ? left : panels, packed, packed + tiles * tile_bytes + thread() * stretch);
         }
-        __asm__ volatile("ldtilecfg %0" ::"m"(before));
+        put_tiles_back(before);
     }
     free(packed);
     free(segments);

@@ -30,7 +30,8 @@ def floats(example: Example) -> list[torch.Tensor]:
 
 
 def supported(kernel: Kernel, op: Op, example: Example, dtype: torch.dtype, phase: str) -> bool:
-    static = {"softcap": example.kwargs.get("softcap"), "dropout": 0.0, "sinks": True}
+    biased = example.kwargs.get("bias") is not None
+    static = {"softcap": example.kwargs.get("softcap"), "dropout": 0.0, "sinks": True, "bias": biased}
     return kernel.supports(Capabilities.of(CPU), Call(op.name, phase, dtype, static)).ok  # type: ignore[arg-type]
 
 

@@ -21,7 +21,9 @@ from blockzoo_cpu.calls import OPERATIONS, Operation
 from blockzoo_cpu.linear import ROWS
 from blockzoo_cpu.player import PLAYER, told
 from blockzoo_cpu.pointwise import GATE_SPAN, LAYER_ROWS, NORM_ROWS, TURN_HEADS
+from blockzoo_cpu.prefill import tiled
 from blockzoo_cpu.products import stored
+from blockzoo_cpu.training_attention import BACKWARD, FORWARD
 
 pytestmark = pytest.mark.skipif(library.compiler() is None, reason="no C compiler on this machine")
 F32, BF16 = torch.float32, torch.bfloat16
@@ -38,6 +40,8 @@ STRUCTS = {
     "mix_experts": ("mixing.c", "Mix"),
     "add": ("steps.c", "Sum"),
     "copy": ("steps.c", "Copy"),
+    "training_attention": ("training_attention.h", "TrainingAttention"),
+    "training_attention_backward": ("training_attention_backward.c", "TrainingAttentionBackward"),
 }
 
 
@@ -57,8 +61,14 @@ def same_bits(found: Tensor, wanted: Tensor) -> bool:
     return torch.equal(found.contiguous().view(torch.uint8), wanted.contiguous().view(torch.uint8))
 
 
-def noted(function: Any, args: Sequence[Any], out: Tensor, later: Sequence[Any] | None = None, **kwargs: Any) -> Noted:
-    return Noted(function.__name__, function, tuple(args), kwargs, (out,), tuple(args if later is None else later))
+def results(made: Any) -> tuple[Tensor, ...]:
+    return made if isinstance(made, tuple) else (made,)
+
+
+def noted(function: Any, args: Sequence[Any], out: Any, later: Sequence[Any] | None = None, **kwargs: Any) -> Noted:
+    return Noted(
+        function.__name__, function, tuple(args), kwargs, results(out), tuple(args if later is None else later)
+    )
 
 
 def of_rows(dtype: torch.dtype, quantizer: QuantizerConfig | None) -> list[tuple[Any, ...]]:
@@ -88,9 +98,17 @@ def of_heads(dtype: torch.dtype) -> list[tuple[Any, ...]]:
     return made
 
 
-def every_call() -> list[tuple[Operation, tuple[Any, ...]]]:
-    """Each operation: too little for several threads, and enough."""
-    made: list[tuple[Operation, tuple[Any, ...]]] = []
+def of_training(tokens: int) -> list[tuple[Operation[Any], tuple[Any, ...]]]:
+    """Queries of two heads of keys, forward and backward, with a window and sinks."""
+    q, dy = drawn(2, 4, tokens, 32, dtype=BF16), drawn(2, 4, tokens, 48, dtype=BF16)
+    k, v, sinks = drawn(2, 2, tokens, 32, dtype=BF16), drawn(2, 2, tokens, 48, dtype=BF16), drawn(4)
+    y, log_sum_exp = FORWARD(q, k, v, sinks, 50, 0.2)
+    return [(FORWARD, (q, k, v, sinks, 50, 0.2)), (BACKWARD, (q, k, v, sinks, y, log_sum_exp, dy, 50, 0.2))]
+
+
+def every_call() -> list[tuple[Operation[Any], tuple[Any, ...]]]:
+    """Each operation that this CPU has: too little for several threads, and enough."""
+    made: list[tuple[Operation[Any], tuple[Any, ...]]] = []
     for dtype in DTYPES:
         for quantizer in (None, MXFP4Config(), Int8Config()):
             made += [(ROWS, args) for args in of_rows(dtype, quantizer)]
@@ -107,26 +125,29 @@ def every_call() -> list[tuple[Operation, tuple[Any, ...]]]:
     for n in (17, 20003):
         x = drawn(n, dtype=BF16)
         made += [(GELU_TANH, (x,)), (GELU_TANH_BACKWARD, (x, x.flip(0)))]
+    for tokens in (9, 200) if tiled() else ():
+        made += of_training(tokens)
     return made
 
 
 def test_every_operation_is_tried() -> None:
-    assert {operation.name for operation, _ in every_call()} | {"add", "copy"} == set(OPERATIONS) == set(STRUCTS)
+    elsewhere = {"add", "copy"} if tiled() else {"add", "copy", FORWARD.name, BACKWARD.name}
+    assert {operation.name for operation, _ in every_call()} | elsewhere == set(OPERATIONS) == set(STRUCTS)
 
 
 def test_calls_at_once_give_the_bits_of_calls_one_by_one(threads: int) -> None:
     made = every_call()
     wanted = [operation(*args) for operation, args in made]
-    outs = [torch.full_like(y, torch.nan) for y in wanted]
+    outs = [tuple(torch.full_like(y, torch.nan) for y in results(y)) for y in wanted]
     calls = [noted(operation, args, out) for (operation, args), out in zip(made, outs, strict=True)]
     assert all(PLAYER.takes(call) for call in calls)
     play = PLAYER.prepare(calls)
     for _ in range(3):
-        for out in outs:
+        for out in (part for made in outs for part in made):
             out.fill_(torch.nan)
         play(0)
-        for call, found, one in zip(calls, outs, wanted, strict=True):
-            assert same_bits(found, one), call.name
+        for call, one in zip(calls, wanted, strict=True):
+            assert all(map(same_bits, call.outs, results(one))), call.name
 
 
 def test_a_call_reads_what_the_one_before_wrote(threads: int) -> None:
@@ -241,7 +262,8 @@ def test_a_struct_has_the_size_that_c_gives_it() -> None:
     y = torch.empty(3)
     steps = [noted(torch.add, (y, y), y), noted(torch.clone, (y,), y)]
     sizes = {name: len(packed) for name, packed in (told(call, call.args) or ("", b"") for call in steps)}
-    sizes |= {operation.name: operation.members.size for operation, _ in every_call()}
+    operations = [operation for operation, _ in every_call()]
+    sizes |= {operation.name: operation.members.size for operation in (*operations, FORWARD, BACKWARD)}
     for file in {file for file, _ in STRUCTS.values()}:
         of_file = {name: sizes[name] for name, (where, _) in STRUCTS.items() if where == file}
         checks = [f'_Static_assert(sizeof({STRUCTS[name][1]}) == {size}, "{name}");' for name, size in of_file.items()]
