@@ -21,13 +21,13 @@ def blockzoo_register(registry: Registrar) -> None:
     from blockzoo_cpu.pointwise import GATE, LAYER_NORM, RMS_NORM, ROTARY
     from blockzoo_cpu.prefill import EXPERT_TILES, LINEAR_TILES
     from blockzoo_cpu.roof import CPU_STREAM_SUM
-    from blockzoo_cpu.training_attention import TRAINING_ATTENTION
+    from blockzoo_cpu.tiled_attention import TILED_ATTENTION
 
     registry.op(STREAM_SUM)
     registry.kernel("stream_sum", CPU_STREAM_SUM)
     registry.kernel("activation", ACTIVATION)
     registry.kernel("attention", ATTENTION)
-    registry.kernel("attention", TRAINING_ATTENTION)
+    registry.kernel("attention", TILED_ATTENTION)
     registry.kernel("gate", GATE)
     registry.kernel("layer_norm", LAYER_NORM)
     registry.kernel("linear", LINEAR_ROWS)

@@ -21,7 +21,7 @@ from blockzoo_cpu.library import function
 OPS = torch.library.Library("blockzoo_cpu", "DEF")
 OPERATIONS = (
     *("rows", "attend", "rms_norm", "layer_norm", "rotary", "gate", "gelu_tanh", "gelu_tanh_backward"),
-    *("mix_experts", "add", "copy", "training_attention", "training_attention_backward"),
+    *("mix_experts", "add", "copy", "tiled_attention", "tiled_attention_backward"),
 )
 """In the order of calls.c."""
 
@@ -94,6 +94,17 @@ def place(tensor: Tensor | None) -> int:
 def in_one_piece(*arguments: Any) -> tuple[Any, ...]:
     """``ready`` where every tensor is read as it lies."""
     return tuple(a.contiguous() if isinstance(a, Tensor) else a for a in arguments)
+
+
+def heads_as_they_lie(x: Tensor) -> Tensor:
+    """x (B, H, T, D), copied only where a token's features don't lie side by side."""
+    return x if x.stride(3) == 1 else x.contiguous()
+
+
+def lying_as(x: Tensor, *rest: object) -> Tensor:
+    """Empty heads that lie as x does, or in one piece where that is how they would be read."""
+    made = torch.empty_like(x)
+    return made if made.stride(3) == 1 else x.new_empty(x.shape)
 
 
 def like_the_first(x: Tensor, *rest: object) -> Tensor:

@@ -8,12 +8,14 @@
 #endif
 #include "calls.h"
 
-enum Activation { SILU, GELU_TANH, RELU, RELU2 };
+enum Activation { SILU, GELU_TANH, RELU, RELU2, SCALED_SILU /* where a call says silu, and a scale */ };
 
-/* e^x within two units in the last place; NaN stays NaN. Beyond float32's range: its smallest normal number, or its largest powers. */
+/* e^x within two units in the last place, of |x| up to 64 and of 64 beyond; NaN stays NaN. Compilers work out what such a bound
+ * comes to and multiply every lane by it, so it must not come to a denormal, which costs a product a hundred cycles.
+ */
 INLINE float exponential(float x) {
-    x = x < -87.3f ? -87.3f : x;
-    x = x > 88.f ? 88.f : x;
+    x = x < -64.f ? -64.f : x;
+    x = x > 64.f ? 64.f : x;
     const float shifted = x * 1.44269504f + 12582912.f; /* 1.5 * 2^23: the sum's last bits are the integer */
     const float n = shifted - 12582912.f;
     float r = x - n * 0.693359375f;
@@ -162,13 +164,13 @@ INLINE void turn_head(const void *x, const void *cosine, const void *sine, int t
 TURN(turn_f32, F32)
 TURN(turn_bf16, BF16)
 
-/* What a call says. Head h of token (b, t): x (B, H, T, dim) contiguous, cosine and sine (B, T, half), the first 2 half
- * features turned.
+/* What a call says. Head h of token (b, t): x and y (B, H, T, dim), strides in numbers, features side by side; cosine and sine
+ * (B, T, half), the first 2 half features turned.
  */
 typedef struct {
     const char *x, *cosine, *sine;
     char *y;
-    int64_t type, batch, heads, tokens, dim, half, interleaved;
+    int64_t type, batch, heads, tokens, dim, half, interleaved, x_row, x_head, x_token, y_row, y_head, y_token;
 } Rotary;
 
 static int rotary_alone(const void *call) {
@@ -181,9 +183,11 @@ static void rotary_work(const void *call, char *room, int me, int all) {
     const int64_t size = a->type == BF16 ? 2 : 4, rows = a->batch * a->heads * a->tokens;
     (void)room;
     for (int64_t r = from_of(rows, me, all); r < until_of(rows, me, all); r++) {
-        const int64_t token = r / (a->heads * a->tokens) * a->tokens + r % a->tokens, at = r * a->dim * size, angle = token * a->half * size;
-        (a->type == BF16 ? turn_bf16 : turn_f32)(a->x + at, a->cosine + angle, a->sine + angle, a->y + at, (int)a->dim, (int)a->half,
-                                                 (int)a->interleaved);
+        const int64_t row = r / (a->heads * a->tokens), head = r / a->tokens % a->heads, token = r % a->tokens;
+        const char *x = a->x + (row * a->x_row + head * a->x_head + token * a->x_token) * size;
+        char *y = a->y + (row * a->y_row + head * a->y_head + token * a->y_token) * size;
+        const int64_t angle = (row * a->tokens + token) * a->half * size;
+        (a->type == BF16 ? turn_bf16 : turn_f32)(x, a->cosine + angle, a->sine + angle, y, (int)a->dim, (int)a->half, (int)a->interleaved);
     }
 }
 
@@ -204,7 +208,7 @@ INLINE float activated(float g, float scale, int activation, int type) {
     }
     if (activation == GELU_TANH) /* (1 + tanh u) / 2 is sigmoid(2 u) */
         return rounded_to(g * sigmoid(1.5957691216f * (g + 0.044715f * g * g * g)), type);
-    if (scale == 1) return rounded_to(g * sigmoid(g), type);
+    if (activation == SILU) return rounded_to(g * sigmoid(g), type);
     return rounded_to(g * rounded_to(sigmoid(rounded_to(g * scale, type)), type), type);
 }
 
@@ -222,7 +226,8 @@ INLINE void gate_span(const void *gate, const void *up, int type, Gate how, int 
 
 #define SPAN(name, type)                                                                                              \
     VARIANTS static void name(const void *gate, const void *up, Gate how, void *y, size_t begin, size_t end) {        \
-        if (how.activation == SILU) gate_span(gate, up, type, how, SILU, y, begin, end);                              \
+        if (how.activation == SILU && how.scale == 1) gate_span(gate, up, type, how, SILU, y, begin, end);            \
+        if (how.activation == SILU && how.scale != 1) gate_span(gate, up, type, how, SCALED_SILU, y, begin, end);     \
         if (how.activation == GELU_TANH) gate_span(gate, up, type, how, GELU_TANH, y, begin, end);                    \
         if (how.activation == RELU) gate_span(gate, up, type, how, RELU, y, begin, end);                              \
         if (how.activation == RELU2) gate_span(gate, up, type, how, RELU2, y, begin, end);                            \

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from blockzoo.kernels import YES, Call, Capabilities, Kernel, Verdict, no
-from blockzoo_cpu.calls import in_one_piece, like_the_first, operation, place
+from blockzoo_cpu.calls import heads_as_they_lie, in_one_piece, like_the_first, lying_as, operation, place
 from blockzoo_cpu.library import problem
 from blockzoo_cpu.products import TYPES
 
@@ -84,12 +84,13 @@ LAYER_ROWS = operation(
 )
 TURN_HEADS = operation(
     "rotary(Tensor x, Tensor cos, Tensor sin, bool interleaved) -> Tensor",
-    "11q",
-    like=like_the_first,
+    "17q",
+    like=lying_as,
     told=lambda y, x, cos, sin, interleaved: (
         *(place(x), place(cos), place(sin), place(y), TYPES[x.dtype], *x.shape, cos.shape[-1], interleaved),
+        *(*x.stride()[:3], *y.stride()[:3]),
     ),
-    ready=in_one_piece,
+    ready=lambda x, *rest: (heads_as_they_lie(x), *in_one_piece(*rest)),
 )
 GATE_SPAN = operation(
     "gate(Tensor gate, Tensor up, int activation, float scale, float limit, float shift) -> Tensor",

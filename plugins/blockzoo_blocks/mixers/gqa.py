@@ -214,9 +214,10 @@ class GroupedQueryAttention(nn.Module):
         q, k, v = self.q(x), self.k(x), self.v(x)
         if self.norm_placement == "before projection":
             q, k = self.q_norm(q), self.k_norm(k)
-        q, k, v = (part.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for part in (q, k, v))  # (B, H or Hk, T, Dh)
+        q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in (q, k, v))  # (B, T, H or Hk, Dh)
         if self.norm_placement == "before head":
             q, k = self.q_norm(q), self.k_norm(k)
+        q, k, v = (part.transpose(1, 2) for part in (q, k, v))
         q, k = self.position.rotate(q, k, step)
         if self.norm_placement == "after head":
             q, k = self.q_norm(q), self.k_norm(k)

@@ -95,9 +95,10 @@ def _read_scaling(keys: ConfigJSON, kind: str, context_length: int) -> dict[str,
             "high_freq_factor": keys.number("high_freq_factor"),
             "original_context_length": original,
         }
+    factor = keys.number("factor", default=context_length / original, least=1)
     scaling = {
         "type": kind,
-        "factor": keys.number("factor", default=context_length / original, least=1),
+        "factor": factor,
         "beta_fast": keys.number("beta_fast", default=32.0),
         "beta_slow": keys.number("beta_slow", default=1.0),
         "original_context_length": original,
@@ -107,7 +108,7 @@ def _read_scaling(keys: ConfigJSON, kind: str, context_length: int) -> dict[str,
     if keys.raw("attention_factor") is not None:
         scaling["attention_factor"] = keys.number("attention_factor")
     elif all(scales):  # DeepSeek-V2's words, arXiv:2405.04434; one of them alone says nothing, as in transformers
-        whole, part = (0.1 * scale * log(scaling["factor"]) + 1 for scale in scales)
+        whole, part = (0.1 * scale * log(factor) + 1 for scale in scales)
         scaling["attention_factor"] = whole / part
     return scaling
 

@@ -27,7 +27,8 @@ static void turns(int type, int64_t heads, int64_t dim, int64_t half, int interl
     void *x = numbers_of(type, n), *y = malloc((size_t)n * bytes_of(type));
     void *c = numbers_of(type, batch * tokens * half), *s = numbers_of(type, batch * tokens * half);
     const Rotary a = {.x = x, .cosine = c, .sine = s, .y = y, .type = type, .batch = batch, .heads = heads, .tokens = tokens, .dim = dim,
-                      .half = half, .interleaved = interleaved};
+                      .half = half, .interleaved = interleaved, .x_row = heads * tokens * dim, .x_head = dim, .x_token = heads * dim,
+                      .y_row = heads * tokens * dim, .y_head = tokens * dim, .y_token = dim};
     failed |= called(&ROTARY, &a);
     free(x), free(y), free(c), free(s);
 }
@@ -47,7 +48,7 @@ int main(void) {
                 norms(type, i / 2, 3, DIMS[d], i % 2, i % 2), norms(type, i / 2, 0, DIMS[d], i % 2, 0), layers(type, 3, DIMS[d], i / 2, i % 2);
             for (int64_t half = 1; 2 * half <= DIMS[d]; half += 5)
                 for (int interleaved = 0; interleaved < 2; interleaved++) turns(type, 3, DIMS[d], half, interleaved);
-            for (int activation = SILU; activation <= RELU2; activation++)
+            for (int activation = SILU; activation <= RELU2; activation++) /* a scale makes silu the fifth */
                 for (int64_t n = DIMS[d]; n < 30000; n += 17000) gates(type, activation, activation ? 1 : 1.702, 7, 1, n);
             gates(type, SILU, 1, 0, 0, DIMS[d]);
         }

@@ -23,7 +23,7 @@ from blockzoo_cpu.player import PLAYER, told
 from blockzoo_cpu.pointwise import GATE_SPAN, LAYER_ROWS, NORM_ROWS, TURN_HEADS
 from blockzoo_cpu.prefill import tiled
 from blockzoo_cpu.products import stored
-from blockzoo_cpu.training_attention import BACKWARD, FORWARD
+from blockzoo_cpu.tiled_attention import BACKWARD, FORWARD
 
 pytestmark = pytest.mark.skipif(library.compiler() is None, reason="no C compiler on this machine")
 F32, BF16 = torch.float32, torch.bfloat16
@@ -40,8 +40,8 @@ STRUCTS = {
     "mix_experts": ("mixing.c", "Mix"),
     "add": ("steps.c", "Sum"),
     "copy": ("steps.c", "Copy"),
-    "training_attention": ("training_attention.h", "TrainingAttention"),
-    "training_attention_backward": ("training_attention_backward.c", "TrainingAttentionBackward"),
+    "tiled_attention": ("tiled_attention.h", "TiledAttention"),
+    "tiled_attention_backward": ("tiled_attention_backward.c", "TiledAttentionBackward"),
 }
 
 

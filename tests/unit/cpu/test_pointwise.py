@@ -58,6 +58,18 @@ def test_a_rotation_in_bfloat16_is_the_references_to_the_bit() -> None:
         assert torch.equal(pointwise.rotary(*example.args, **example.kwargs), wanted), example.name
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_heads_are_turned_where_they_lie_and_stay_so(dtype: torch.dtype) -> None:
+    projected = torch.randn(2, 5, 3, 16).to(dtype)
+    angles = [torch.randn(2, 1, 5, 8).to(dtype) for _ in range(2)]
+    wanted = pointwise.rotary(projected.transpose(1, 2).contiguous(), *angles, interleaved=False)
+    for x in (projected.transpose(1, 2), torch.cat([projected, projected], -1)[..., :16].transpose(1, 2)):
+        assert torch.equal(pointwise.rotary(x, *angles, interleaved=False), wanted)
+    apart = projected.transpose(1, 2).mT.contiguous().mT
+    assert torch.equal(pointwise.rotary(apart, *angles, interleaved=False), wanted)
+    assert pointwise.rotary(projected.transpose(1, 2), *angles, interleaved=False).transpose(1, 2).is_contiguous()
+
+
 @pytest.mark.parametrize(("late", "offset"), NORMS)
 @pytest.mark.parametrize("types", [(torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32)], ids=str)
 def test_a_norm_takes_activations_and_gains_of_two_types(

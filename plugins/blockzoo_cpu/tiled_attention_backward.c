@@ -1,18 +1,18 @@
-/* Causal attention for training in bfloat16, backward: weights are computed again from the log-sum-exps, a block of keys and
+/* Causal attention in bfloat16, backward, without earlier keys: weights are computed again from the log-sum-exps, a block of keys and
  * queries at a time (Dao 2023, arXiv:2307.08691).
  *
  * A task is a row's head of keys with the heads of queries that share it, so that no sum is ever shared by threads. Weights
  * and score gradients of a block become tiles; then each gradient takes up its share of the block: those of keys and of values
  * as tokens x features, that of queries as features x tokens.
  */
-#include "training_attention.h"
+#include "tiled_attention.h"
 
 /* What a call says: of the gradient of y those of q, k and v, and of sinks (batch, heads), each row's share, where there are any. */
 typedef struct {
-    TrainingAttention of;
+    TiledAttention of;
     Heads dy, dq, dk, dv;
     float *dsinks;
-} TrainingAttentionBackward;
+} TiledAttentionBackward;
 
 #if defined(TILES)
 
@@ -29,7 +29,7 @@ typedef struct {
 } Memory;
 
 /* Carves the memory of a thread from `room` on; how many bytes it takes. */
-static size_t carve(const TrainingAttention *a, char *room, Memory *m) {
+static size_t carve(const TiledAttention *a, char *room, Memory *m) {
     const size_t k = span_bytes(a->width), v = span_bytes(a->value_width), n = (size_t)spans_of(a), block = KEYS * QUERIES * 2 * TILE_BYTES;
     uintptr_t at = (uintptr_t)room;
 #define PIECE(bytes) (void *)(at += (bytes), at - (bytes))
@@ -49,7 +49,7 @@ static size_t carve(const TrainingAttention *a, char *room, Memory *m) {
     return at - (uintptr_t)room;
 }
 
-static size_t memory_bytes(const TrainingAttention *a) {
+static size_t memory_bytes(const TiledAttention *a) {
     Memory m;
     return carve(a, NULL, &m);
 }
@@ -63,7 +63,7 @@ static inline Operands at_span(Operands o, size_t from) {
                       o.paired ? o.paired + from : NULL};
 }
 
-AMX static void pack_head(const TrainingAttention *a, const Heads *x, int64_t row, int64_t head, int64_t width, Operands to) {
+AMX static void pack_head(const TiledAttention *a, const Heads *x, int64_t row, int64_t head, int64_t width, Operands to) {
     const uint16_t *numbers = x->numbers + row * x->row + head * x->head;
     for (int64_t i = 0; i < spans_of(a); i++)
         pack(numbers + i * SPAN * x->token, x->token, up_to(a->tokens - i * SPAN), width, at_span(to, i * span_bytes(width)));
@@ -89,7 +89,7 @@ static inline size_t by_key(int64_t i, int64_t j) { return (size_t)(i * QUERIES 
 static inline size_t by_query(int64_t j, int64_t i) { return (size_t)(j * KEYS + i) * 2 * TILE_BYTES; }
 
 /* Weights 2^(score - log-sum-exp) and score gradients of a span of keys and one of queries, as operands. */
-AMX INLINE void weigh(const TrainingAttention *a, const Memory *m, Sums scores, Sums dweights, int hidden, int64_t key, int64_t query, size_t rows,
+AMX INLINE void weigh(const TiledAttention *a, const Memory *m, Sums scores, Sums dweights, int hidden, int64_t key, int64_t query, size_t rows,
                       size_t pairs) {
     const __m512i queries[2] = {lanes_from(query), lanes_from(query + TILE)};
     const __m512 factor = _mm512_set1_ps((float)a->scale * LOG2_E);
@@ -119,7 +119,7 @@ AMX INLINE void weigh(const TrainingAttention *a, const Memory *m, Sums scores, 
 }
 
 /* A block of spans of keys and of queries. `fresh`: keys and values have no gradients yet. */
-AMX static void block(const TrainingAttention *a, const Memory *m, int64_t keys, int64_t queries, int fresh) {
+AMX static void block(const TiledAttention *a, const Memory *m, int64_t keys, int64_t queries, int fresh) {
     const size_t k = span_bytes(a->width), v = span_bytes(a->value_width), two = 2 * TILE_BYTES;
     const int64_t keys_end = least(keys + KEYS, spans_of(a)), queries_end = least(queries + QUERIES, spans_of(a));
     for (int64_t i = keys; i < keys_end; i++) {
@@ -153,7 +153,7 @@ AMX static void block(const TrainingAttention *a, const Memory *m, int64_t keys,
 }
 
 /* Sums [tokens][features] of a head of keys times `factor`, into a gradient. */
-AMX static void put_head(const TrainingAttention *a, Sums *sums, float factor, int64_t width, const Heads *to, int64_t row, int64_t head) {
+AMX static void put_head(const TiledAttention *a, Sums *sums, float factor, int64_t width, const Heads *to, int64_t row, int64_t head) {
     const __m512 factors = _mm512_set1_ps(factor);
     for (int64_t i = 0; i < spans_of(a); i++)
         for (int64_t f = 0; f < width; f += SPAN, sums++)
@@ -165,8 +165,8 @@ AMX static void put_head(const TrainingAttention *a, Sums *sums, float factor, i
 }
 
 /* One head of queries: its gradient, and its part in those of keys and values. */
-AMX static void differentiate(const TrainingAttentionBackward *b, const Memory *m, int64_t row, int64_t head, int fresh) {
-    const TrainingAttention *a = &b->of;
+AMX static void differentiate(const TiledAttentionBackward *b, const Memory *m, int64_t row, int64_t head, int fresh) {
+    const TiledAttention *a = &b->of;
     pack_head(a, &a->q, row, head, a->width, m->q);
     pack_head(a, &b->dy, row, head, a->value_width, m->dy);
     products_of_rows(a->y.numbers + row * a->y.row + head * a->y.head, a->y.token, b->dy.numbers + row * b->dy.row + head * b->dy.head,
@@ -193,8 +193,8 @@ AMX static void differentiate(const TrainingAttentionBackward *b, const Memory *
         for (int64_t f = 0; f < a->width; f += SPAN) put_turned(*sums++, factors, a->width - f, up_to(a->tokens - i), dq + i * b->dq.token + f, b->dq.token);
 }
 
-AMX static void differentiate_group(const TrainingAttentionBackward *b, const Memory *m, int64_t row, int64_t kv_head) {
-    const TrainingAttention *a = &b->of;
+AMX static void differentiate_group(const TiledAttentionBackward *b, const Memory *m, int64_t row, int64_t kv_head) {
+    const TiledAttention *a = &b->of;
     const int64_t group = a->heads / a->kv_heads;
     pack_head(a, &a->k, row, kv_head, a->width, m->k);
     pack_head(a, &a->v, row, kv_head, a->value_width, m->v);
@@ -204,7 +204,7 @@ AMX static void differentiate_group(const TrainingAttentionBackward *b, const Me
 }
 
 static void backward_work(const void *call, char *room, int me, int all) {
-    const TrainingAttentionBackward *b = call;
+    const TiledAttentionBackward *b = call;
     int64_t *next = (int64_t *)room; /* threads take tasks as they come by */
     if (me == 0) *next = 0;
     meet(all);
@@ -216,7 +216,7 @@ static void backward_work(const void *call, char *room, int me, int all) {
     put_tiles_back(before);
 }
 
-static size_t backward_room(const void *call) { return 64 + most_threads() * memory_bytes(&((const TrainingAttentionBackward *)call)->of); }
+static size_t backward_room(const void *call) { return 64 + most_threads() * memory_bytes(&((const TiledAttentionBackward *)call)->of); }
 
 #else
 
@@ -225,6 +225,6 @@ static size_t backward_room(const void *call) { return (void)call, 0; }
 
 #endif
 
-static int backward_alone(const void *call) { return small_attention(&((const TrainingAttentionBackward *)call)->of); }
+static int backward_alone(const void *call) { return small_attention(&((const TiledAttentionBackward *)call)->of); }
 
-const Operation TRAINING_ATTENTION_BACKWARD = {backward_work, backward_room, backward_alone};
+const Operation TILED_ATTENTION_BACKWARD = {backward_work, backward_room, backward_alone};

@@ -1,4 +1,4 @@
-"""Attention for training in C, forward and backward, against the op's reference in double, and where it steps aside."""
+"""Attention in tiles, forward and backward, against the op's reference in double, and where it steps aside."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from blockzoo.step import Keys, Step
 from blockzoo_blocks.mixers.attention import attention_reference
 from blockzoo_blocks.mixers.gqa import GQAConfig
 from blockzoo_blocks.positions.none import NoPositionConfig
-from blockzoo_cpu import library, training_attention
+from blockzoo_cpu import library, tiled_attention
 from blockzoo_cpu.prefill import tiled
-from blockzoo_cpu.training_attention import BACKWARD, FORWARD, TRAINING_ATTENTION, attention, supports
+from blockzoo_cpu.tiled_attention import BACKWARD, FORWARD, TILED_ATTENTION, attention, supports
 from blockzoo_torch.sdpa import SDPA
 
 pytestmark = pytest.mark.skipif(library.compiler() is None, reason="no C compiler on this machine")
@@ -98,6 +98,23 @@ def test_it_is_as_near_as_pytorchs_fused_attention(tokens: int) -> None:
 def test_many_blocks_of_keys_and_queries(kv_heads: int, options: dict[str, Any]) -> None:
     parts = heads(700, 2, kv_heads)
     assert max(errors(results(attention, parts, **options), exact(parts, **options))) < NEAR
+
+
+@here
+@pytest.mark.parametrize("options", [{}, {"window": 20}, {"window": 90, "sinks": torch.linspace(-1, 2, 4).bfloat16()}])
+@pytest.mark.parametrize(
+    ("earlier", "tokens"), [(0, 2), (1, 33), (31, 17), (32, 64), (75, 1), (300, 100), (513, 40), (5, 300)]
+)
+def test_prompts_after_earlier_tokens(earlier: int, tokens: int, options: dict[str, Any]) -> None:
+    n_keys = earlier + tokens
+    q, k, v = drawn(2, 4, tokens, 64), drawn(2, 2, 700, 64)[:, :, :n_keys], drawn(2, 2, 700, 32)[:, :, :n_keys]
+    positions, keys = torch.arange(earlier, n_keys).expand(2, -1), torch.arange(n_keys).expand(2, -1)
+    said = {"scale": 0.2, "window": None, "sinks": None, **options}
+    with torch.no_grad():
+        found = attention(q, k, v, positions, Keys(keys, True), **said)
+    doubles = [None if x is None else x.double() for x in (q, k, v, said["sinks"])]
+    wanted = attention_reference(*doubles[:3], positions, Keys(keys, True), **{**said, "sinks": doubles[3]})
+    assert max(errors([found], [wanted])) < 6e-3
 
 
 @here
@@ -198,11 +215,11 @@ def test_torch_compile_takes_it_whole_in_training(sinks: Tensor | None) -> None:
 def test_the_ops_keep_what_torch_asks_of_them() -> None:
     *parts, dy = (x.detach().requires_grad_() for x in heads(9))
     for sinks in (None, torch.tensor([0.5, 1.0], requires_grad=True)):
-        torch.library.opcheck(torch.ops.blockzoo_cpu.training_attention, (*parts, sinks, 0, 0.1))
+        torch.library.opcheck(torch.ops.blockzoo_cpu.tiled_attention, (*parts, sinks, 0, 0.1))
         plain = [x.detach() for x in parts]
         y, log_sum_exp = FORWARD(*plain, sinks, 0, 0.1)
         arguments = (*plain, None if sinks is None else sinks.detach(), y, log_sum_exp, dy.detach(), 0, 0.1)
-        torch.library.opcheck(torch.ops.blockzoo_cpu.training_attention_backward, arguments)
+        torch.library.opcheck(torch.ops.blockzoo_cpu.tiled_attention_backward, arguments)
         assert len(BACKWARD(*arguments)) == 4
 
 
@@ -214,7 +231,7 @@ def _mixed(autocast: bool, dtype: torch.dtype, chosen: str) -> list[Tensor]:
         torch.nn.init.normal_(parameter, std=0.2)
     mixer.to(dtype)
     x = torch.randn(2, 50, 64)
-    kernels = {"attention": [TRAINING_ATTENTION]} if chosen != "reference" else {}
+    kernels = {"attention": [TILED_ATTENTION]} if chosen != "reference" else {}
     lines = bind(mixer, kernels, device=torch.device("cpu"))
     assert [line.kernel for line in lines if line.op == "attention" and line.phase == "train"] == [chosen]
     line = torch.arange(50).expand(2, -1)
@@ -226,9 +243,9 @@ def _mixed(autocast: bool, dtype: torch.dtype, chosen: str) -> list[Tensor]:
 @here
 @pytest.mark.parametrize("autocast", [True, False])
 def test_a_mixer_runs_it_in_autocast_and_in_bfloat16(autocast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training_attention, "SDPA", None)  # where it would go otherwise
+    monkeypatch.setattr(tiled_attention, "SDPA", None)  # where it would go otherwise
     dtype = torch.float32 if autocast else torch.bfloat16
-    found = _mixed(autocast, dtype, "cpu_training_attention")
+    found = _mixed(autocast, dtype, "cpu_tiled_attention")
     wanted = _mixed(False, torch.float32, "reference")
     assert max(errors(found, [x.double() for x in wanted])) < 3e-2
 
@@ -261,7 +278,8 @@ def test_padding_and_keys_from_before_go_to_pytorch(consecutive: bool) -> None:
 @pytest.mark.parametrize(
     ("call", "reason"),
     [
-        (Call("attention", "prefill", torch.bfloat16, {}), "serves training"),
+        (Call("attention", "decode", torch.bfloat16, {}), "many queries"),
+        (Call("attention", "prefill", torch.float32, {}), "not float32"),
         (Call("attention", "train", torch.float16, {}), "not float16"),
         (Call("attention", "train", torch.bfloat16, {"softcap": 3.0}), "no softcap"),
         (Call("attention", "train", torch.bfloat16, {"bias": True}), "no bias"),
@@ -276,7 +294,7 @@ def test_a_refusal_says_why(call: Call, reason: str) -> None:
 
 
 def test_without_amx_it_says_no(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training_attention, "tiled", lambda: False)
+    monkeypatch.setattr(tiled_attention, "tiled", lambda: False)
     assert "AMX" in supports(CPU, Call("attention", "train", torch.bfloat16, {})).reason
     with pytest.raises(KernelError, match="AMX"):
         FORWARD(*heads(3)[:3], None, 0, 1.0)

@@ -1,10 +1,10 @@
-/* Causal attention for training in bfloat16, forward: blocks of keys with an online softmax (Dao 2023, arXiv:2307.08691).
+/* Causal attention in bfloat16, forward: blocks of keys with an online softmax (Dao 2023, arXiv:2307.08691).
  *
  * A task is a row's head of keys with the heads of queries that share it: keys and values become tiles once for all of them.
  * A span of 32 queries then goes over blocks of keys: scores, their weights, and the weighted values (features x queries),
  * which are turned when they are written.
  */
-#include "training_attention.h"
+#include "tiled_attention.h"
 
 #if defined(TILES)
 #include <float.h>
@@ -17,15 +17,15 @@ typedef struct {
     Sums *scores, *sums;
 } Memory;
 
-static size_t memory_bytes(const TrainingAttention *a) {
+static size_t memory_bytes(const TiledAttention *a) {
     const size_t k = span_bytes(a->width), v = span_bytes(a->value_width);
-    return spans_of(a) * (k + v) + k + BLOCK * (SPAN * SPAN * 2 + sizeof(Sums)) + v / 2 / TILE_BYTES * sizeof(Sums);
+    return key_spans_of(a) * (k + v) + k + BLOCK * (SPAN * SPAN * 2 + sizeof(Sums)) + v / 2 / TILE_BYTES * sizeof(Sums);
 }
 
-static Memory memory_at(const TrainingAttention *a, char *room) {
+static Memory memory_at(const TiledAttention *a, char *room) {
     const size_t k = span_bytes(a->width), v = span_bytes(a->value_width);
-    Memory m = {.keys = room, .values = room + spans_of(a) * k};
-    m.queries = m.values + spans_of(a) * v;
+    Memory m = {.keys = room, .values = room + key_spans_of(a) * k};
+    m.queries = m.values + key_spans_of(a) * v;
     m.weights = m.queries + k;
     m.scores = (Sums *)(m.weights + BLOCK * SPAN * SPAN * 2);
     m.sums = m.scores + BLOCK;
@@ -38,7 +38,7 @@ typedef struct {
 } Softmax;
 
 /* Scores times `factor`, of one half of the queries, and the highest of them and what was. */
-AMX INLINE __m512 highest_of(const TrainingAttention *a, Sums scores, int half, __m512 highest, __m512 factor, int hidden, int64_t key, __m512i queries) {
+AMX INLINE __m512 highest_of(const TiledAttention *a, Sums scores, int half, __m512 highest, __m512 factor, int hidden, int64_t key, __m512i queries) {
     for (int r = 0; r < SPAN; r++) {
         float *at = scores[r / TILE][half] + r % TILE * TILE;
         const __m512 score = _mm512_mul_ps(_mm512_load_ps(at), factor);
@@ -49,7 +49,7 @@ AMX INLINE __m512 highest_of(const TrainingAttention *a, Sums scores, int half, 
 }
 
 /* Weights 2^(score - highest) of a span of keys, as right operand; adds them to the sum. */
-AMX INLINE void weigh(const TrainingAttention *a, Sums scores, Softmax *s, int hidden, int64_t key, const __m512i queries[2], char *weights) {
+AMX INLINE void weigh(const TiledAttention *a, Sums scores, Softmax *s, int hidden, int64_t key, const __m512i queries[2], char *weights) {
     for (int r = 0; r < SPAN; r += 2) {
         __m512i both[2];
         for (int i = 0; i < 2; i++) {
@@ -66,9 +66,9 @@ AMX INLINE void weigh(const TrainingAttention *a, Sums scores, Softmax *s, int h
 }
 
 /* One block: spans first..until of keys. */
-AMX static void attend_block(const TrainingAttention *a, const Memory *m, int64_t span, int64_t first, int64_t until, int fresh, Softmax *s) {
+AMX static void attend_block(const TiledAttention *a, const Memory *m, int64_t span, int64_t first, int64_t until, int fresh, Softmax *s) {
     const size_t k = span_bytes(a->width), v = span_bytes(a->value_width);
-    const __m512i queries[2] = {lanes_from(span * SPAN), lanes_from(span * SPAN + TILE)};
+    const __m512i queries[2] = {lanes_from(a->earlier + span * SPAN), lanes_from(a->earlier + span * SPAN + TILE)};
     const __m512 factor = _mm512_set1_ps((float)a->scale * LOG2_E), before[2] = {s->highest[0], s->highest[1]};
     for (int64_t i = first; i < until; i++) {
         Sums *scores = m->scores + (i - first);
@@ -101,7 +101,7 @@ AMX static void attend_block(const TrainingAttention *a, const Memory *m, int64_
 }
 
 /* A span of queries of one head. */
-AMX static void attend_span(const TrainingAttention *a, const Memory *m, int64_t row, int64_t head, int64_t span) {
+AMX static void attend_span(const TiledAttention *a, const Memory *m, int64_t row, int64_t head, int64_t span) {
     const int64_t token = span * SPAN, left = a->tokens - token, count = left < SPAN ? left : SPAN;
     const uint16_t *q = a->q.numbers + row * a->q.row + head * a->q.head + token * a->q.token;
     uint16_t *y = a->y.numbers + row * a->y.row + head * a->y.head + token * a->y.token;
@@ -113,9 +113,9 @@ AMX static void attend_span(const TrainingAttention *a, const Memory *m, int64_t
         s.highest[half] = _mm512_set1_ps(a->sinks ? a->sinks[head] * LOG2_E : -FLT_MAX);
         s.sum[half] = _mm512_set1_ps(a->sinks ? 1 : 0);
     }
-    const int64_t from = first_keys(a, span);
-    for (int64_t first = from; first <= span; first += BLOCK)
-        attend_block(a, m, span, first, first + BLOCK <= span ? first + BLOCK : span + 1, first == from, &s);
+    const int64_t from = first_keys(a, span), until = last_keys(a, span) + 1;
+    for (int64_t first = from; first < until; first += BLOCK)
+        attend_block(a, m, span, first, first + BLOCK < until ? first + BLOCK : until, first == from, &s);
 
     __m512 factors[2];
     for (int half = 0; half < 2; half++) factors[half] = _mm512_div_ps(_mm512_set1_ps(1), s.sum[half]);
@@ -128,12 +128,12 @@ AMX static void attend_span(const TrainingAttention *a, const Memory *m, int64_t
     for (int64_t t = 0; t < count; t++) log_sum_exp[t] = highest[t] / LOG2_E + logf(sum[t]);
 }
 
-AMX static void attend_head(const TrainingAttention *a, const Memory *m, int64_t row, int64_t kv_head) {
+AMX static void attend_head(const TiledAttention *a, const Memory *m, int64_t row, int64_t kv_head) {
     const size_t k = span_bytes(a->width), v = span_bytes(a->value_width);
     const int64_t group = a->heads / a->kv_heads;
     const uint16_t *keys = a->k.numbers + row * a->k.row + kv_head * a->k.head, *values = a->v.numbers + row * a->v.row + kv_head * a->v.head;
-    for (int64_t i = 0; i < spans_of(a); i++) {
-        const int64_t left = a->tokens - i * SPAN, count = left < SPAN ? left : SPAN;
+    for (int64_t i = first_keys(a, 0); i < key_spans_of(a); i++) {
+        const int64_t left = keys_of(a) - i * SPAN, count = left < SPAN ? left : SPAN;
         pack(keys + i * SPAN * a->k.token, a->k.token, count, a->width, (Operands){.rows = m->keys + i * k});
         pack(values + i * SPAN * a->v.token, a->v.token, count, a->value_width, (Operands){.columns = m->values + i * v});
     }
@@ -142,7 +142,7 @@ AMX static void attend_head(const TrainingAttention *a, const Memory *m, int64_t
 }
 
 static void forward_work(const void *call, char *room, int me, int all) {
-    const TrainingAttention *a = call;
+    const TiledAttention *a = call;
     int64_t *next = (int64_t *)room; /* threads take tasks as they come by */
     if (me == 0) *next = 0;
     meet(all);
@@ -164,4 +164,4 @@ static size_t forward_room(const void *call) { return (void)call, 0; }
 
 static int forward_alone(const void *call) { return small_attention(call); }
 
-const Operation TRAINING_ATTENTION = {forward_work, forward_room, forward_alone};
+const Operation TILED_ATTENTION = {forward_work, forward_room, forward_alone};

@@ -1,4 +1,4 @@
-/* What attention's forward and backward for training share: a call, and tiles of 32 tokens.
+/* What the forward and the backward of attention in tiles share: a call, and tiles of 32 tokens.
  *
  * Everything is seen with its queries in the lanes of vectors: scores are keys x queries, so that the maximum, the sum and
  * the log-sum-exp of a query are lanes of a vector and nothing is added up across one.
@@ -6,8 +6,8 @@
  * Tokens come in spans of 32: two tiles of scores each way. What lies past the last token, or the last feature of a head,
  * is zero.
  */
-#ifndef BLOCKZOO_TRAINING_ATTENTION_H
-#define BLOCKZOO_TRAINING_ATTENTION_H
+#ifndef BLOCKZOO_TILED_ATTENTION_H
+#define BLOCKZOO_TILED_ATTENTION_H
 
 #include "calls.h"
 #include "tiles.h"
@@ -19,49 +19,60 @@ typedef struct {
 } Heads;
 
 /* What both calls say: y = softmax(scale q k^T, causal) v of `heads` heads of queries over `kv_heads` of keys, a query sees
- * `window` tokens, itself the last. `sinks` (heads) or NULL. `log_sum_exp` (batch, heads, tokens) of the scores, sinks included.
+ * `window` tokens, itself the last. Keys are those of `earlier` tokens and of the `tokens` that ask. `sinks` (heads) or NULL.
+ * `log_sum_exp` (batch, heads, tokens) of the scores, sinks included.
  */
 typedef struct {
     Heads q, k, v, y;
     const float *sinks;
     float *log_sum_exp;
-    int64_t batch, heads, kv_heads, tokens, width, value_width, window;
+    int64_t batch, heads, kv_heads, tokens, earlier, width, value_width, window;
     double scale;
-} TrainingAttention;
+} TiledAttention;
 
 enum { SPAN = 32 };
 #define LOG2_E 1.44269504088896341f
 
-static inline int64_t spans_of(const TrainingAttention *a) { return (a->tokens + SPAN - 1) / SPAN; }
+static inline int64_t keys_of(const TiledAttention *a) { return a->earlier + a->tokens; }
+static inline int64_t spans_of(const TiledAttention *a) { return (a->tokens + SPAN - 1) / SPAN; } /* of queries */
+static inline int64_t key_spans_of(const TiledAttention *a) { return (keys_of(a) + SPAN - 1) / SPAN; }
 
 /* Bytes of a span of tokens as tiles. */
 static inline size_t span_bytes(int64_t width) { return (size_t)(width + SPAN - 1) / SPAN * SPAN * SPAN * 2; }
 
-/* The first span of keys that a span of queries sees; the last is its own. And the last of queries that see a span of keys. */
-static inline int64_t first_keys(const TrainingAttention *a, int64_t queries) {
-    const int64_t key = queries * SPAN - a->window + 1;
+/* The first and the last span of keys that a span of queries sees. And the last of queries that see a span of keys, if none
+ * is earlier.
+ */
+static inline int64_t first_keys(const TiledAttention *a, int64_t queries) {
+    const int64_t key = a->earlier + queries * SPAN - a->window + 1;
     return key > 0 ? key / SPAN : 0;
 }
 
-static inline int64_t last_queries(const TrainingAttention *a, int64_t keys) {
+static inline int64_t last_keys(const TiledAttention *a, int64_t queries) {
+    const int64_t query = queries * SPAN + SPAN - 1, last = a->tokens - 1;
+    return (a->earlier + (query < last ? query : last)) / SPAN;
+}
+
+static inline int64_t last_queries(const TiledAttention *a, int64_t keys) {
     const int64_t query = (keys * SPAN + SPAN - 1) + (a->window - 1), last = a->tokens - 1;
     return (query < last ? query : last) / SPAN;
 }
 
 /* Whether some query of a span may not look at some key of another. */
-static inline int partly_hidden(const TrainingAttention *a, int64_t keys, int64_t queries) {
-    return keys == queries || (queries - keys) * SPAN + SPAN > a->window || (queries + 1) * SPAN > a->tokens;
+static inline int partly_hidden(const TiledAttention *a, int64_t keys, int64_t queries) {
+    const int64_t key = keys * SPAN, query = a->earlier + queries * SPAN;
+    return key + SPAN > query + 1 || query + SPAN - key > a->window || (queries + 1) * SPAN > a->tokens;
 }
 
-static inline int small_attention(const TrainingAttention *a) {
-    return a->batch * a->heads * a->tokens * a->tokens * (a->width + a->value_width) <= 1 << 20;
+static inline int small_attention(const TiledAttention *a) {
+    return a->batch * a->heads * a->tokens * keys_of(a) * (a->width + a->value_width) <= 1 << 20;
 }
 
 #if defined(TILES)
 
-/* Which of the queries in lanes look at a key. */
-AMX INLINE __mmask16 looking(const TrainingAttention *a, __m512i queries, int64_t key) {
-    const int64_t behind = key + a->window < a->tokens ? key + a->window : a->tokens;
+/* Which of the queries in lanes, whose places among the keys these are, look at a key. */
+AMX INLINE __mmask16 looking(const TiledAttention *a, __m512i queries, int64_t key) {
+    const int64_t behind = key + a->window < keys_of(a) ? key + a->window : keys_of(a);
     const __mmask16 since = _mm512_cmpge_epi32_mask(queries, _mm512_set1_epi32((int)key));
     return _mm512_mask_cmplt_epi32_mask(since, queries, _mm512_set1_epi32((int)behind));
 }

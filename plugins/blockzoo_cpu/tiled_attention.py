@@ -1,4 +1,4 @@
-"""Causal attention for training in bfloat16 on a CPU with AMX, forward and backward in C, by blocks of keys.
+"""Causal attention of many queries in bfloat16 on a CPU with AMX, forward and backward in C, by blocks of keys.
 
 Serves grouped queries, windows, sinks and values of another width than keys. Scores and sums are float32; weights and
 the gradients of scores are rounded to bfloat16 for their products, as autocast rounds those of attention written out.
@@ -21,7 +21,7 @@ from blockzoo.errors import KernelError
 from blockzoo.kernels import YES, Call, Capabilities, Kernel, Verdict, no
 from blockzoo.step import Keys
 from blockzoo_blocks.casting import cast_once
-from blockzoo_cpu.calls import OPS, operation, place
+from blockzoo_cpu.calls import OPS, heads_as_they_lie, lying_as, operation, place
 from blockzoo_cpu.library import problem
 from blockzoo_cpu.prefill import tiled
 from blockzoo_torch.grouped import GROUPED
@@ -32,10 +32,12 @@ def supports(capabilities: Capabilities, call: Call) -> Verdict:
     """Whether this machine, call and phase are served."""
     if capabilities.device != "cpu":
         return no("runs on a CPU")
-    if call.phase != "train":
-        return no("serves training")
-    if call.dtype not in (torch.bfloat16, torch.float32):
-        return no(f"serves bfloat16, and float32 weights under autocast, not {str(call.dtype).removeprefix('torch.')}")
+    if call.phase == "decode":
+        return no("serves training and prompts: many queries")
+    if call.dtype != torch.bfloat16 and (call.phase != "train" or call.dtype != torch.float32):
+        return no(
+            f"serves bfloat16, and float32 weights that train, not {str(call.dtype).removeprefix('torch.')}"
+        )
     if call.static.get("softcap") is not None:
         return no("has no softcap")
     if call.static.get("bias"):
@@ -67,13 +69,13 @@ def attention(
     assert not dropout
     q, k, v = (cast_once(part) for part in (q, k, v))
     halves = all(part.dtype == torch.bfloat16 for part in (q, k, v))
-    if not (halves and keys.consecutive and q.shape[2] == k.shape[2]):
+    parts = (q, k, v, sinks)
+    trains = torch.is_grad_enabled() and any(part is not None and part.requires_grad for part in parts)
+    if not (halves and keys.consecutive and (q.shape[2] == k.shape[2] or not trains)):
         exact = sinks is not None and q.dtype in (torch.float32, torch.float64)
         other = (GROUPED if exact else SDPA).function
         return other(q, k, v, positions, keys, scale=scale, window=window, sinks=sinks)
-    parts = (q, k, v, sinks)
-    trains = torch.is_grad_enabled() and any(part is not None and part.requires_grad for part in parts)
-    made = torch.ops.blockzoo_cpu.training_attention if trains else FORWARD
+    made = torch.ops.blockzoo_cpu.tiled_attention if trains else FORWARD
     y: Tensor = made(*parts, window or 0, scale)[0]
     return y
 
@@ -84,8 +86,8 @@ NO_TILES = "wants a CPU with AMX in bfloat16"
 def _ready(*arguments: Any) -> tuple[Any, ...]:
     """Heads are read where they lie, as long as each token's features lie side by side."""
     if not tiled():  # asking is also what lets this process use the tiles
-        raise KernelError(f"kernel 'cpu_training_attention' {NO_TILES}: choose another for the op 'attention'")
-    heads = (x.contiguous() if isinstance(x, Tensor) and x.dim() == 4 and x.stride(3) != 1 else x for x in arguments)
+        raise KernelError(f"kernel 'cpu_tiled_attention' {NO_TILES}: choose another for the op 'attention'")
+    heads = (heads_as_they_lie(x) if isinstance(x, Tensor) and x.dim() == 4 else x for x in arguments)
     return tuple(x.float().contiguous() if isinstance(x, Tensor) and x.dim() == 1 else x for x in heads)
 
 
@@ -101,11 +103,12 @@ def _told(
 ) -> tuple[int | float, ...]:
     y, log_sum_exp = made
     batch, heads, tokens, width = q.shape
+    n_keys = k.shape[2]
     return (
         *(*_heads(q), *_heads(k), *_heads(v), *_heads(y)),
         *(place(sinks), place(log_sum_exp)),
-        *(batch, heads, k.shape[1], tokens, width, v.shape[3]),
-        *(min(window, tokens) if window else tokens, scale),
+        *(batch, heads, k.shape[1], tokens, n_keys - tokens, width, v.shape[3]),
+        *(min(window, n_keys) if window else n_keys, scale),
     )
 
 
@@ -115,8 +118,8 @@ def _heads(x: Tensor) -> tuple[int, ...]:
 
 
 FORWARD = operation(
-    "training_attention(Tensor q, Tensor k, Tensor v, Tensor? sinks, int window, float scale) -> (Tensor, Tensor)",
-    "25qd",
+    "tiled_attention(Tensor q, Tensor k, Tensor v, Tensor? sinks, int window, float scale) -> (Tensor, Tensor)",
+    "26qd",
     like=_like,
     told=_told,
     ready=_ready,
@@ -128,13 +131,8 @@ def _like_gradients(
     q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, *rest: object
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Those of q, k and v, which lie as these do, and of sinks, each row's share (B, H); (0, H) without."""
-    dq, dk, dv = (_lying_as(part) for part in (q, k, v))
+    dq, dk, dv = (lying_as(part) for part in (q, k, v))
     return dq, dk, dv, q.new_empty(0 if sinks is None else q.shape[0], q.shape[1], dtype=torch.float32)
-
-
-def _lying_as(x: Tensor) -> Tensor:
-    made = torch.empty_like(x)
-    return made if made.stride(3) == 1 else x.new_empty(x.shape)
 
 
 def _told_gradients(
@@ -155,9 +153,9 @@ def _told_gradients(
 
 
 BACKWARD = operation(
-    "training_attention_backward(Tensor q, Tensor k, Tensor v, Tensor? sinks, Tensor y, Tensor log_sum_exp, Tensor dy,"
+    "tiled_attention_backward(Tensor q, Tensor k, Tensor v, Tensor? sinks, Tensor y, Tensor log_sum_exp, Tensor dy,"
     " int window, float scale) -> (Tensor, Tensor, Tensor, Tensor)",
-    "25qd17q",
+    "26qd17q",
     like=_like_gradients,
     told=_told_gradients,
     ready=_ready,
@@ -175,18 +173,16 @@ def _gradients(ctx: Any, dy: Tensor | None, _: None) -> tuple[Tensor | None, ...
     if dy is None:
         return (None,) * 6
     q, k, v, sinks, y, log_sum_exp = ctx.saved_tensors
-    backward = torch.ops.blockzoo_cpu.training_attention_backward
+    backward = torch.ops.blockzoo_cpu.tiled_attention_backward
     dq, dk, dv, dsinks = backward(q, k, v, sinks, y, log_sum_exp, dy, ctx.window, ctx.scale)
     return dq, dk, dv, None if sinks is None else dsinks.sum(0).to(sinks.dtype), None, None
 
 
 def _no_second(ctx: Any, *gradients: Tensor) -> None:
-    raise KernelError("kernel 'cpu_training_attention' has no second derivative: choose another for the op 'attention'")
+    raise KernelError("kernel 'cpu_tiled_attention' has no second derivative: choose another for the op 'attention'")
 
 
-torch.library.register_autograd("blockzoo_cpu::training_attention", _gradients, setup_context=_keep, lib=OPS)
-torch.library.register_autograd("blockzoo_cpu::training_attention_backward", _no_second, lib=OPS)
+torch.library.register_autograd("blockzoo_cpu::tiled_attention", _gradients, setup_context=_keep, lib=OPS)
+torch.library.register_autograd("blockzoo_cpu::tiled_attention_backward", _no_second, lib=OPS)
 
-TRAINING_ATTENTION = Kernel(
-    "cpu_training_attention", attention, supports, backward=True, compile_safe=True, priority=70
-)
+TILED_ATTENTION = Kernel("cpu_tiled_attention", attention, supports, backward=True, compile_safe=True, priority=70)

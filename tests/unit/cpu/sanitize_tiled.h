@@ -3,7 +3,7 @@
 #define BLOCKZOO_SANITIZE_TRAINING_H
 
 #include "sanitize.h"
-#include "training_attention.h"
+#include "tiled_attention.h"
 
 int has_tiles(void);
 
