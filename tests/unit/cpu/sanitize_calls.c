@@ -46,7 +46,8 @@ static int compute(float **t, const float *w, const float *far, const int64_t *c
         {&ATTEND, STRUCT(p(t[BACK]), p(t[WHOLE]), p(t[WHOLE] + KEYS * WIDTH), p(t[ATTENDED]), p(NULL), p(NULL), p(t[AGAIN]), i(F32), i(F32),
                            i(1), i(2), i(1), i(KEYS), i(WIDTH), i(WIDTH), i(0), i(0), i(WIDTH), i(0), i(0), i(WIDTH), i(0), i(0), i(0),
                            d(.25), d(0), i(has_avx512()))},
-        {&ROTARY, STRUCT(p(t[ATTENDED]), p(w), p(w + 8), p(t[TURNED]), i(F32), i(1), i(2), i(1), i(WIDTH), i(8), i(0))},
+        {&ROTARY, STRUCT(p(t[ATTENDED]), p(w), p(w + 8), p(t[TURNED]), i(F32), i(1), i(2), i(1), i(WIDTH), i(8), i(0),
+                           i(0), i(WIDTH), i(0), i(0), i(WIDTH), i(0))},
         {&GATE, STRUCT(p(t[WHOLE]), p(t[LAYER] + GATED), p(t[GATE_OF]), i(F32), i(0), i(GATED), d(1), d(7), d(0))},
         {&MIX, STRUCT(p(t[LAYER]), p(w), p(t[MIXED]), i(F32), i(1), i(7), i(LONG / 7))},
         /* what was read is written anew */
