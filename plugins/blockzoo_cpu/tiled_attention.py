@@ -35,9 +35,7 @@ def supports(capabilities: Capabilities, call: Call) -> Verdict:
     if call.phase == "decode":
         return no("serves training and prompts: many queries")
     if call.dtype != torch.bfloat16 and (call.phase != "train" or call.dtype != torch.float32):
-        return no(
-            f"serves bfloat16, and float32 weights that train, not {str(call.dtype).removeprefix('torch.')}"
-        )
+        return no(f"serves bfloat16, and float32 weights that train, not {str(call.dtype).removeprefix('torch.')}")
     if call.static.get("softcap") is not None:
         return no("has no softcap")
     if call.static.get("bias"):

@@ -117,6 +117,30 @@ def test_of_linears_that_are_multiplied_one_is_the_output_and_of_normed_ones_non
     assert "'other.weight' writes" in caught(check_of("ffn", "two", blocks.TwoOutputs, "output_role"))
 
 
+def test_an_option_of_a_sample_that_cannot_be_stacked_is_tried_without_what_forbids_it() -> None:
+    check_of("ffn", "control", blocks.FFN, "stacks").run()
+    message = caught(check_of("ffn", "in_part", blocks.StacksInPart, "stacks"))
+    assert message.startswith("sample 2 of 2: in_part(gain=True, twice=True): stacked experts differ from single ones")
+    assert "pass *which on to every matrix (tried without 'gain') (TypeError: " in message
+    (check,) = [c for c in checks_of(Component("ffn", "moe", "blocks"), builtin_registry()) if c.name == "stacks"]
+    with pytest.raises(CheckSkipped, match="stackable = False"):
+        check.run()
+
+
+def test_activations_handed_on_are_no_table_of_another_layer() -> None:
+    check_of("mixer", "values", mixers.HandsValuesOn, "tables_are_its_own").run()
+
+
+def test_a_table_that_fits_no_other_layer_is_told_by_its_key() -> None:
+    message = caught(check_of("mixer", "wide", mixers.OneTableOfAnotherWidth, "tables_are_its_own"))
+    assert re.search(r"widen its table keys, 'factors', .* \(RuntimeError: .*faults/mixers\.py:\d+\)", message)
+
+
+def test_a_property_where_a_class_is_asked_is_told_so() -> None:
+    message = caught(check_of("norm", "computed", blocks.ComputesWhatGrows, "declarations"))
+    assert message.endswith("`scales` is a property: it must be a class variable, for it is read without an instance")
+
+
 def test_a_declaration_of_no_word_is_told_the_nearest() -> None:
     for kind, thing, words in (
         (
@@ -313,16 +337,19 @@ def trips_over_null(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def a_window_by_default(values: Mapping[str, Any]) -> dict[str, Any]:
     """A window where the file says null."""
+    return with_window(values, ConfigJSON(values).integer("sliding_window", default=16))
+
+
+def with_window(values: Mapping[str, Any], window: int | None) -> dict[str, Any]:
     config = GPT2.layouts["hf"].read_config({k: v for k, v in values.items() if k != "sliding_window"})
-    config["layers"]["mixer"]["window"] = ConfigJSON(values).integer("sliding_window", default=16)
+    mixer = config["layers"]["mixer"]
+    for one in mixer.get("list", [mixer]):
+        one["window"] = window
     return config
 
 
 def no_window_by_null(values: Mapping[str, Any]) -> dict[str, Any]:
-    config = a_window_by_default(values)
-    if ConfigJSON(values).is_null("sliding_window"):
-        config["layers"]["mixer"]["window"] = None
-    return config
+    return with_window(values, None) if ConfigJSON(values).is_null("sliding_window") else a_window_by_default(values)
 
 
 def writes_the_window(config: ModelConfig) -> dict[str, Any]:
@@ -387,7 +414,7 @@ FAMILY_FAULTS: list[tuple[str, dict[str, Any], str]] = [
     (
         "comes_back",
         {"read_config": heads_that_do_not_divide},
-        "sample 1 of 2: what read_config makes of config.json is no model: layers.mixer.n_heads",
+        "sample 1 of 3: what read_config makes of config.json is no model: layers.mixer.n_heads",
     ),
     (
         "comes_back",

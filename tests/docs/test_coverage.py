@@ -76,6 +76,19 @@ def test_the_tables_of_ops_are_the_ops_that_there_are() -> None:
         assert keys_of(op) or name not in told
 
 
+def test_the_table_of_tolerances_is_the_ops() -> None:
+    page = PAGES[AUTHORS / "kernel-reference.md"]
+    section = page[page.index("## Tolerances") :].partition("\n## ")[0]
+    heads = ("float64", "float32", "bfloat16", "float16")
+    said = {
+        name: {dtype: float(cell) for dtype, cell in zip(heads, cells.split("|"), strict=True) if cell.strip()}
+        for names, cells in re.findall(r"^\| (`.*`) \|(.*) \|$", section, re.MULTILINE)
+        for name in re.findall(r"`(\w+)`", names)
+    }
+    ops = builtin_registry().ops().items()
+    assert said == {name: {str(t).removeprefix("torch."): x for t, x in op.tolerances.items()} for name, op in ops}
+
+
 def test_every_page_for_authors_is_linked() -> None:
     index = PAGES[AUTHORS / "README.md"]
     missing = [page.name for page in AUTHORS.glob("*.md") if page.name != "README.md" and f"({page.name})" not in index]

@@ -16,6 +16,7 @@ import pytest
 from pydantic import BaseModel
 
 from blockzoo.plugins import API_VERSION
+from tests.conftest import builtin_registry
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "plugin-authors" / "api.md"
@@ -43,19 +44,24 @@ PUBLIC: dict[str, str] = {
     "blockzoo.checkpoints.family": "Family Layout Sample Splitting expect",
     "blockzoo.checkpoints.keymap": "KeyMap Rule same",
     "blockzoo.checkpoints.config_json": "ConfigJSON",
+    "blockzoo.bench.stream": "STREAM_SUM",
     "blockzoo.testing": "conformance checks checks_of Check CheckFailed CheckSkipped",
     "blockzoo.testing.families": "TOKENS write_sample",
-    "blockzoo_blocks.norms.layer_norm": "LayerNormConfig",
-    "blockzoo_blocks.norms.rms_norm": "RMSNormConfig",
+    "blockzoo_blocks.norms.layer_norm": "LayerNormConfig LAYER_NORM",
+    "blockzoo_blocks.norms.rms_norm": "RMSNormConfig RMS_NORM",
     "blockzoo_blocks.mixers.attention": "ATTENTION attention_reference visible",
     "blockzoo_blocks.mixers.gqa": "GQAConfig",
+    "blockzoo_blocks.ffn.activation": "ACTIVATION",
+    "blockzoo_blocks.ffn.activations": "Activation",
+    "blockzoo_blocks.ffn.gate": "GATE",
     "blockzoo_blocks.ffn.glu": "GLUConfig",
+    "blockzoo_blocks.ffn.mixing": "MIX_EXPERTS",
     "blockzoo_blocks.ffn.mlp": "MLPConfig",
     "blockzoo_blocks.ffn.moe": "MoEConfig RouterConfig",
     "blockzoo_blocks.positions.alibi": "AlibiConfig",
     "blockzoo_blocks.positions.learned": "LearnedPositionConfig",
     "blockzoo_blocks.positions.none": "NoPositionConfig",
-    "blockzoo_blocks.positions.rope": "RopeConfig",
+    "blockzoo_blocks.positions.rope": "RopeConfig ROTARY",
     "blockzoo_blocks.positions.rope_json": "read_rope write_rope",
     "blockzoo_blocks.positions.rope_scaling": "LinearScaling NTKScaling YarnScaling Llama3Scaling",
     "blockzoo_blocks.positions.sinusoidal": "SinusoidalPositionConfig",
@@ -139,6 +145,14 @@ def test_everything_public_is_documented() -> None:
             thing = getattr(importlib.import_module(module), name)
             if isinstance(thing, type) or inspect.isfunction(thing):
                 assert inspect.getdoc(thing), f"{module}.{name} has no docstring"
+
+
+def test_the_ops_are_public() -> None:
+    """Kernels fall back on their references, and blocks of others ask for them by a Slot."""
+    public = [
+        getattr(importlib.import_module(module), name) for module, names in PUBLIC.items() for name in names.split()
+    ]
+    assert [name for name, op in builtin_registry().ops().items() if not any(op is thing for thing in public)] == []
 
 
 def plugin_files() -> list[Path]:

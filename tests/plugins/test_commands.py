@@ -296,6 +296,23 @@ def test_list_takes_plurals(fresh: Path, capfd: pytest.CaptureFixture[str]) -> N
         assert list(json.loads(capfd.readouterr().out)) == [kind]
 
 
+def test_show_takes_a_file(fresh: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (fresh / "mine.py").write_text(RIGHT)
+    (fresh / "raises.py").write_text("raise ArithmeticError('no length')\n")
+    assert main(["plugins", "show", "./mine.py"]) == 0
+    out = capfd.readouterr().out
+    assert "state: loaded" in out
+    assert "mine:" in out
+    assert main(["plugins", "show", "raises.py", "--json"]) == 0
+    (row,) = json.loads(capfd.readouterr().out)
+    assert (row["name"], row["state"]) == ("raises", "import_failed")
+    assert row["error"].startswith("ArithmeticError: no length (")
+    assert main(["plugins", "show", "raises.py"]) == 0
+    assert "raises.py" in capfd.readouterr().out.partition("Traceback")[2]
+    assert main(["plugins", "show", "./gone.py"]) == 2
+    assert "gone.py: no such file" in capfd.readouterr().err
+
+
 # --- record ---
 
 
@@ -339,6 +356,49 @@ def test_record_shows_another_model(fresh: Path, capfd: pytest.CaptureFixture[st
     rows = json.loads(capfd.readouterr().out)["samples"]
     assert [row["agrees"] for row in rows] == [False, False]
     assert all(row["off"] > 1e-3 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "words"),
+    [
+        ("default_theta=10000.0", "default_theta=500.0", "of the greatest logit off: likely in the key map"),
+        ('"mlp_bias", default=False', '"mlp_bias", default=True', "transformers can't: unexpected keys: model.layers."),
+        (
+            '"num_key_value_heads", default=heads',
+            '"num_key_value_heads", default=2',
+            "transformers can't: mismatched keys: model.layers.0.self_attn.k_proj.weight [16, 32] [32, 32]",
+        ),
+    ],
+)
+def test_record_shows_a_wrong_default(
+    fresh: Path, capfd: pytest.CaptureFixture[str], right: str, wrong: str, words: str
+) -> None:
+    """Transformers reads the sample's own config.json: what that leaves out it fills in by itself."""
+    pytest.importorskip("transformers", reason="the independent implementation")
+    text = render("mine", "family")["src/blockzoo_mine/family.py"]
+    assert right in text
+    register = "\n\ndef blockzoo_register(registry):\n    registry.family(FAMILY)\n"
+    (fresh / "mine.py").write_text(text.replace(right, wrong) + register)
+    assert main(["plugins", "record", "./mine.py", "--as", "llama"]) == 1
+    out = capfd.readouterr().out
+    assert words in out
+    assert out.count("  Sample(..., logits=(") == 1 + ("transformers can't" not in words)
+    assert ("is a default of read_config another than its own" in out) == ("keys" in words)
+
+
+def test_record_gives_transformers_the_samples_null(fresh: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("transformers", reason="the independent implementation")
+    text = render("mine", "family")["src/blockzoo_mine/family.py"]
+    register = "\n\ndef blockzoo_register(registry):\n    registry.family(FAMILY)\n"
+    tiny = '"vocab_size": 96,'
+    assert tiny in text
+    (fresh / "mine.py").write_text(text.replace(tiny, f'{tiny} "pad_token_id": 512,') + register)
+    assert main(["plugins", "record", "./mine.py", "--as", "llama"]) == 1
+    out = capfd.readouterr().out
+    assert "Padding_idx must be within num_embeddings; its pad_token_id is beyond the sample's vocabulary: say" in out
+    assert "--as" not in out
+    (fresh / "mine.py").write_text(text.replace(tiny, f'{tiny} "pad_token_id": None,') + register)
+    assert main(["plugins", "record", "./mine.py", "--as", "llama"]) == 0
 
 
 def test_every_block_we_ship_has_its_trials(fresh: Path) -> None:

@@ -105,6 +105,26 @@ def test_list_has_the_options_of_a_block(cli: Cli) -> None:
     assert "did you mean 'gqa'" in cli("list", "gqaa")[2]
 
 
+def test_list_has_what_an_op_takes(cli: Cli) -> None:
+    said = document(cli("list", "gate", "--json"))["op"]
+    assert said["about"].startswith("activation(gate) * (up + up_shift), ")
+    assert said["call"] == (
+        "gate(gate: Tensor, up: Tensor, *, activation: Activation, activation_scale: float, limit: float | None,"
+        " up_shift: float) -> Tensor"
+    )
+    assert said["static"] == ["activation", "activation_scale", "limit", "up_shift"]
+    assert said["tolerances"]["bfloat16"] == 0.01
+    assert "cpu_gate" in {kernel["name"] for kernel in said["kernels"]}
+    both = document(cli("list", "rms_norm", "--json"))
+    assert both.keys() == {"norm", "op"}
+    _, out, _ = cli("list", "blocks:attention")
+    assert "op attention: q (B, H, T, Dh), k (B, Hk, S, Dh), v (B, Hk, S, Dv) -> (B, H, T, Dv)." in out
+    assert "window: int | None = None" in out
+    assert "kernels may be off, of the greatest value: float64 1e-12, float32 1e-05" in out
+    assert "sdpa" in out
+    assert "did you mean 'gate'" in cli("list", "gates")[2]
+
+
 def test_show_lists_the_weights(cli: Cli, tiny: str) -> None:
     rows = {row["name"]: row for row in document(cli("show", tiny, "--keys", "--json", "--set", "quantizer=mxfp4"))}
     assert rows["embedding.tokens.weight"] == {

@@ -41,7 +41,9 @@ def command(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="override by dotted key, such as train.tokens=100000"),
     ] = None,
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="where run folders are kept")] = Path("runs"),
+    out: Annotated[Path, typer.Option("--out", "--output", metavar="FOLDER", help="where run folders are kept")] = Path(
+        "runs"
+    ),
     workers: Annotated[int | None, typer.Option(metavar="N", min=1, help="runs at a time (executor.workers)")] = None,
     executor: Annotated[Literal["local", "ray"] | None, typer.Option(help="who runs the runs (executor.type)")] = None,
     tracker: Annotated[

@@ -17,7 +17,9 @@ from blockzoo.plugins import host
 
 def command(
     models: Annotated[list[str], typer.Argument(metavar="A [B ...]", help="shipped names, YAML files, checkpoints")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="default: <A>-<B>.svg")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "--output", "-o", metavar="FILE", help="default: <A>-<B>.svg")
+    ] = None,
 ) -> None:
     """Draw models as published architecture figures do; from the second on, what differs from the first is marked."""
     registry = host().registry

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from blockzoo.blocks import KINDS
+from blockzoo.cli import list_op
 from blockzoo.cli.options import kinds_of, options
 from blockzoo.cli.output import print_json, table
 from blockzoo.config import shipped
@@ -26,20 +27,21 @@ def command(
     kind: Annotated[
         str | None,
         typer.Argument(
-            metavar="KIND|BLOCK",
-            help="norm, mixer, ..., op, kernel, family, config or experiment; or a block: its options; default: all",
+            metavar="KIND|BLOCK|OP",
+            help="norm, mixer, ..., op, kernel, family, config or experiment; or a block: its options; or an op: what"
+            " it takes, its tolerances and kernels; default: all",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON document")] = False,
 ) -> None:
     """List configs, experiments, blocks by kind, ops, kernels and families, with the plugin that brings each; or a
-    block's options.
+    block's options, or an op's arguments, tolerances and kernels.
     """
     kinds = (*KINDS, *OTHERS)
     kind = PLURALS.get(kind or "", kind)
     registry = host().registry
     if kind is not None and kind not in kinds:
-        _list_options(registry, kind, kinds, as_json)
+        _list_one(registry, kind, kinds, as_json)
         return
     found = {one: entries(registry, one) for one in kinds if kind in (None, one)}
     if as_json:
@@ -52,21 +54,22 @@ def command(
             print()
 
 
-def _list_options(registry: Registry, block: str, kinds: Sequence[str], as_json: bool) -> None:
-    """What can be said of a block. Raises InputError where there is none of this name."""
-    found = {kind: options(registry, kind, block) for kind in kinds_of(registry, block)}
-    if not found:
-        known = {*kinds, *(name for kind in KINDS for name in registry.names(kind))}
-        raise InputError(f"no kind or block '{block}'{nearest(block, known)}")
+def _list_one(registry: Registry, name: str, kinds: Sequence[str], as_json: bool) -> None:
+    """What can be said of a block, and of an op. Raises InputError where there is neither of this name."""
+    found = {kind: options(registry, kind, name) for kind in kinds_of(registry, name)}
+    op = list_op.op_named(registry, name)
+    if not found and op is None:
+        known = {*kinds, *(known for kind in (*KINDS, "op") for known in registry.names(kind))}
+        raise InputError(f"no kind, block or op '{name}'{nearest(name, known)}")
     if as_json:
-        print_json(found)
+        print_json(found if op is None else {**found, "op": list_op.described(op, registry)})
         return
     for kind, rows in found.items():
-        print(
-            f"{kind} {block}: {_first_sentence(registry.block(kind, block))}" + ("" if rows else " It has no options.")
-        )
+        print(f"{kind} {name}: {_first_sentence(registry.block(kind, name))}" + ("" if rows else " It has no options."))
         if rows:
             table("", list(rows[0]), [list(row.values()) for row in rows])
+    if op is not None:
+        list_op.show(op, registry)
 
 
 def entries(registry: Registry, kind: str) -> list[dict[str, Any]]:

@@ -44,7 +44,7 @@ def listed(as_json: AsJson = False) -> None:
 
 
 @command.command("show", help="One plugin: all that it registers, or where exactly it failed.")
-def show(name: str, as_json: AsJson = False) -> None:
+def show(name: NameOrFile, as_json: AsJson = False) -> None:
     from blockzoo.cli.plugins_doctor import rows_of
 
     found = rows_of(name)
@@ -109,7 +109,8 @@ def new(
         ),
     ] = "norm",
     output: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="the folder to make; default: ./blockzoo-NAME")
+        Path | None,
+        typer.Option("--output", "--out", metavar="DIR", help="the folder to make; default: ./blockzoo-NAME"),
     ] = None,
     op: Annotated[
         str | None, typer.Option(metavar="OP", help="with --kind kernel: the op that it computes; default: attention")

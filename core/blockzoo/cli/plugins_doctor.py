@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import typer
 
 from blockzoo.cli.output import print_json
+from blockzoo.cli.reading import is_file
 from blockzoo.deny import deny_file
 from blockzoo.discovery import BROKEN, Plugin, discover
 from blockzoo.errors import InputError, nearest
 from blockzoo.plugins import host, load_plugins
-from blockzoo.selection import DENY, Selection
+from blockzoo.selection import DENY, Selection, check_file
 
 SLOW = 1.0
 """Seconds of import that are worth a remark."""
@@ -20,12 +22,16 @@ CONTESTED = frozenset({"op", "family"})
 """Kinds whose names all plugins share."""
 
 
-def rows_of(name: str) -> list[Plugin]:
+def rows_of(name_or_file: str) -> list[Plugin]:
     """The rows of one plugin, with only it and the built-in ones imported; and all of them where that could mislead.
 
-    Raises InputError where none is called so.
+    Raises InputError where none is called so, or there is no such file.
     """
-    selection = Selection.from_environment()
+    selection, name = Selection.from_environment(), name_or_file
+    if is_file(name):
+        selection, file = selection.with_files([name]), Path(name).expanduser().resolve()
+        check_file(file)
+        name = next(plugin.name for plugin in discover(selection) if plugin.installed.file == file)
     found = [plugin for plugin in discover(selection) if plugin.name == name]
     if not found:
         raise InputError(f"no plugin '{name}' is installed{nearest(name, {p.name for p in discover(selection)})}")
@@ -36,7 +42,7 @@ def rows_of(name: str) -> list[Plugin]:
     alone = load_plugins(selection=replace(selection, only=only, files=files))
     rows = [plugin for plugin in alone.plugins if plugin.name == name]
     if any(row.state == "loaded" and (row.error or _contested(row)) for row in rows):
-        rows = [plugin for plugin in host().plugins if plugin.name == name]
+        rows = [plugin for plugin in load_plugins(selection=selection).plugins if plugin.name == name]
     return rows
 
 

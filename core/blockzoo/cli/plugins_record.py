@@ -1,6 +1,7 @@
 """``blockzoo plugins record``: what transformers computes from a family's samples, to paste, and how far we are off.
 
-Each sample is written as a checkpoint whose values follow from the stored names; transformers reads the folder.
+Each sample is written as a checkpoint whose values follow from the stored names; transformers reads the folder, with
+the sample's own config.json: what it leaves out is transformers' to fill in, so a wrong default shows.
 """
 
 from __future__ import annotations
@@ -27,6 +28,12 @@ from blockzoo.testing.families import CAUSES, RECORDED, TOKENS, FamilySubject, s
 
 KEPT = 6
 """Logits of a sample that are recorded."""
+HINTS = {
+    " keys: ": "transformers fills in what the sample leaves out: is a default of read_config another than its own, or"
+    " a name in the key map?",
+    "padding_idx": 'its pad_token_id is beyond the sample\'s vocabulary: say "pad_token_id": None in the sample',
+}
+"""What to do about it, by words of transformers' errors."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +94,8 @@ def _recorded(subject: FamilySubject, model_type: str | None) -> Recorded:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "sample"
         try:
-            write_sample(subject.config(), folder, subject.registry, subject.layout)
+            said = subject.sample.config_json
+            write_sample(subject.config(), folder, subject.registry, subject.layout, config_json=said)
             model = from_pretrained(folder, registry=subject.registry)
         except CheckFailed as failure:
             return Recorded(subject.label, error=str(failure))
@@ -100,7 +108,9 @@ def _recorded(subject: FamilySubject, model_type: str | None) -> Recorded:
         try:
             theirs = _theirs(folder, tokens)
         except Exception as error:
-            return Recorded(subject.label, error=f"transformers can't: {' '.join(str(error).split())[:200]}")
+            told = " ".join(str(error).split())[:200]
+            hints = "".join(f"; {hint}" for words, hint in HINTS.items() if words in told.lower())
+            return Recorded(subject.label, error=f"transformers can't: {told}{hints}")
         logits = tuple(round(logit, 6) for logit in theirs[:KEPT].tolist())
         return Recorded(subject.label, logits, error_of(model(tokens)[-1, -1], theirs))
 
@@ -110,13 +120,19 @@ def _theirs(folder: Path, tokens: Tensor) -> Tensor:
     from transformers import AutoModelForCausalLM
 
     with quiet():
-        loaded: Any = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+        how = {"output_loading_info": True, "ignore_mismatched_sizes": True}  # else it tells of those in its log alone
+        loaded: Any = AutoModelForCausalLM.from_pretrained(folder, **how)
         model, said = loaded
-        wrong = {why: sorted(map(str, names))[:3] for why, names in said.items() if names}
+        wrong = {why: sorted(map(_shown, names))[:3] for why, names in said.items() if names}
         if wrong:
             raise ValueError("; ".join(f"{why.replace('_', ' ')}: {', '.join(some)}" for why, some in wrong.items()))
         logits: Tensor = model.eval()(tokens).logits[-1, -1]
     return logits.float()
+
+
+def _shown(key: Any) -> str:
+    """A tensor's name; of one of another size, the stored size and the wanted one too."""
+    return key if isinstance(key, str) else " ".join(str(list(part)) if i else part for i, part in enumerate(key))
 
 
 def _print(found: Sequence[Recorded], advise: bool) -> None:
@@ -128,5 +144,5 @@ def _print(found: Sequence[Recorded], advise: bool) -> None:
             f"{one.sample}: blockzoo is {one.off:.1e} of the greatest logit off" + ("" if one.agrees else f": {CAUSES}")
         )
         print(f"  Sample(..., logits={one.logits})")
-    if advise and any("transformers can't" in (one.error or "") for one in found):
+    if advise and any("recogni" in (one.error or "") for one in found):
         print("--as MODEL_TYPE tells transformers another model_type, one that it knows and that computes the same")

@@ -30,6 +30,11 @@ def read_model(ref: str, registry: Registry, settings: Sequence[str] = ()) -> Mo
     return load_config(ref, overrides_of(settings), registry=registry)
 
 
+def is_file(name_or_file: str) -> bool:
+    """Whether a plugin is named by its file."""
+    return name_or_file.endswith(".py") or os.sep in name_or_file
+
+
 def read_plugin(name_or_file: str) -> tuple[str, Registry]:
     """Load the plugins, a file among them where one is named: the plugin's name, and the registry.
 
@@ -39,7 +44,7 @@ def read_plugin(name_or_file: str) -> tuple[str, Registry]:
     known = {plugin.name for plugin in host().plugins}
     if name not in known and (Path(name) / "pyproject.toml").is_file():
         raise InputError(f"{name} is a folder: 'pip install -e {name}' installs it, then give the plugin's name")
-    if name.endswith(".py") or os.sep in name:
+    if is_file(name):
         name = host().load_file(name).name
     rows = [plugin for plugin in host().plugins if plugin.name == name]
     if not rows:

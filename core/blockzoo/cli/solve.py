@@ -49,7 +49,7 @@ def command(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override by dotted key, before solving")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="FILE", help="write the solved model as YAML")
+        Path | None, typer.Option("-o", "--output", "--out", metavar="FILE", help="write the solved model as YAML")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON document")] = False,
 ) -> None:

@@ -44,7 +44,9 @@ def command(
         list[str] | None,
         typer.Option(metavar="NAME", help="a plugin that also gets the figures, such as tensorboard; repeatable"),
     ] = None,
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="where run folders are kept")] = Path("runs"),
+    out: Annotated[Path, typer.Option("--out", "--output", metavar="FOLDER", help="where run folders are kept")] = Path(
+        "runs"
+    ),
     resume: Annotated[
         bool, typer.Option("--resume/--restart", help="go on from the last checkpoint, or throw the run away first")
     ] = True,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -48,7 +48,11 @@ def scaled_fields(part: BaseModel) -> Iterator[tuple[str, Scale, int]]:
     """(field, how it scales, value) of one block, those at None left out. Raises PluginError for a wrong ``scales``."""
     if not isinstance(part, BlockConfig):
         return
-    for name, scale in type(part).scales.items():
+    scales = type(part).scales
+    if not isinstance(scales, Mapping):
+        found = f"{type(part).__name__}.scales is a {type(scales).__name__}"
+        raise PluginError(f"{found}: it must be a class variable that holds a mapping")
+    for name, scale in scales.items():
         value = getattr(part, name) if name in type(part).model_fields else "no field"
         if value is None:
             continue

@@ -211,7 +211,8 @@ def _placements(
     cls: type[BlockConfig], architecture: Architecture, registry: Registry
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """The slots that a block fits, and what puts it there."""
-    block = dump_block(_sample(cls), registry)
+    sample = _sample(cls)
+    block = dump_block(sample, registry)
     match cls.kind:
         case "norm":
             yield "norm", {"norm": block}
@@ -222,7 +223,7 @@ def _placements(
         case "ffn":
             yield "ffn", {"layers.ffn": block}
             yield "ffn, every other layer", {"layers.ffn": {"cycle": [block, architecture.ffn]}}
-            if issubclass(cls, FFNConfig) and cls.stackable and architecture.ffn == "experts":
+            if isinstance(sample, FFNConfig) and sample.stackable and architecture.ffn == "experts":
                 yield "expert", {"blocks.experts.expert": block}
         case "position":
             assert issubclass(cls, PositionConfig)

@@ -59,4 +59,4 @@ def blocks_of(config: BaseModel) -> Iterator[BlockConfig]:
 
 def declared(block: BlockConfig) -> bool:
     """Whether its own class declares it recordable: a promise says nothing of a class that is derived from it."""
-    return bool(vars(type(block)).get("recordable", False))
+    return "recordable" in vars(type(block)) and block.recordable

@@ -17,6 +17,8 @@ from blockzoo.testing.houses import HOUSES, Unfit, house, placed, with_block
 from blockzoo.testing.subjects import BlockSubject
 
 NO_SUCH = "no_such_option"
+CLASS_VARIABLES = ("scales", "form")
+"""What is asked of a config class; all else that a block declares may be a property too."""
 
 
 def described(subject: BlockSubject) -> None:
@@ -41,6 +43,9 @@ def _sections(config: BaseModel) -> list[BaseModel]:
 def declarations(subject: BlockSubject) -> None:
     """What it declares is in words that blockzoo has: `scales` of its own fields, forms of position."""
     config = type(subject.config)
+    for name in CLASS_VARIABLES:
+        computed = isinstance(getattr(config, name, None), property)
+        need(not computed, f"`{name}` is a property: it must be a class variable, for it is read without an instance")
     own = isinstance(config.scales, Mapping)
     need(own, "its `scales` hides the class variable that says what its fields grow by: name it otherwise")
     for field, scale in config.scales.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -84,15 +85,21 @@ def write_sample(
     registry: Registry | None = None,
     layout: str = "hf",
     dtype: torch.dtype = torch.float32,
+    config_json: Mapping[str, Any] | None = None,
 ) -> None:
     """The checkpoint that a sample is about: each tensor's values follow from its stored name alone.
 
     So a key map that swaps two of them, there and back, is seen. Let another implementation read it, and record the
     first of its logits after the last token of the last row of ``TOKENS % vocab_size``. ``registry``: default: the
-    process-wide one.
+    process-wide one. ``config_json``: the sample's own, so that the other implementation fills in the keys that it
+    leaves out; default: what the layout writes, with every key.
     """
     registry, folder = host().registry if registry is None else registry, Path(folder)
     save_pretrained(build(config, registry=registry, dtype=dtype), folder, registry=registry, layout=layout)
+    if config_json is not None:
+        file = folder / "config.json"
+        named = {"dtype": name} if (name := json.loads(file.read_text()).get("dtype")) else {}
+        file.write_text(json.dumps({**config_json, **named}))
     stored = {name: tensor.read() for name, tensor in stored_tensors(folder).items()}
     _rewrite(folder, {name: _values(name, tensor) for name, tensor in stored.items()})
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 from functools import partial
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from blockzoo.blocks import FFNConfig
 from blockzoo.linear import ExpertLinear
-from blockzoo.testing.check import CheckSkipped, need, need_close
+from blockzoo.testing.check import CheckFailed, CheckSkipped, need, need_close, one_line
 from blockzoo.testing.products import need_flops
 from blockzoo.testing.subjects import DIMS, BlockSubject, draw, inputs, with_reports
 
@@ -52,16 +53,15 @@ def reports(subject: BlockSubject) -> None:
 
 def stacks(subject: BlockSubject) -> None:
     """A stackable one, built from a stack of experts' matrices, computes what each expert would alone."""
-    config = subject.config
-    assert isinstance(config, FFNConfig)
-    if not config.stackable:
-        raise CheckSkipped("declares stackable = False")
+    assert isinstance(subject.config, FFNConfig)
+    config, without = stackable(subject.config)
     stack = config.build(DIMS, linear=partial(ExpertLinear, EXPERTS)).eval()
     made = {
         f"{path}.{name}" for path, m in stack.named_modules() if isinstance(m, ExpertLinear) for name in m.state_dict()
     }
     own = sorted(stack.state_dict().keys() - made)
-    need(not own, f"{own} are not made by linear(): such a block can't be stacked; make them by it or drop stackable")
+    unstacked = f"{own} are not made by linear(): such a block can't be stacked; make them by it or drop stackable"
+    need(not own, f"{unstacked}{without}")
     singles = [config.build(DIMS).eval() for _ in range(EXPERTS)]
     with torch.no_grad():
         for seed, (name, parameter) in enumerate(stack.named_parameters()):
@@ -69,10 +69,31 @@ def stacks(subject: BlockSubject) -> None:
             for expert, single in enumerate(singles):
                 single.get_parameter(name).copy_(parameter[expert])
         x, counts = draw(6, DIMS.d_model), [2, 0, 4]
-        found, _ = stack(x, counts)
+        message = f"stacked experts differ from single ones: pass *which on to every matrix{without}"
+        try:
+            found, _ = stack(x, counts)
+        except TypeError as error:  # one is called without
+            raise CheckFailed(f"{message} ({one_line(error)})") from error
         parts = zip(singles, x.split(counts), strict=True)
         expected = torch.cat([single(rows)[0] for single, rows in parts])
-    need_close(found, expected, 1e-5, "stacked experts differ from single ones: pass *which on to every matrix")
+    need_close(found, expected, 1e-5, message)
+
+
+def stackable(config: FFNConfig) -> tuple[FFNConfig, str]:
+    """A sample, or, where an option keeps it from stacking, the same without that one, and words that say so: its other
+    options may stand in no other sample. Raises CheckSkipped where it can't be stacked.
+    """
+    if config.stackable:
+        return config, ""
+    for name in sorted(config.model_fields_set):
+        rest = {field: getattr(config, field) for field in config.model_fields_set if field != name}
+        try:
+            other = type(config).model_validate(rest)
+        except ValidationError:  # one that it needs
+            continue
+        if other.stackable and not any(other.check(DIMS)):
+            return other, f" (tried without '{name}')"
+    raise CheckSkipped("declares stackable = False")
 
 
 CHECKS = (flops, tokens_alone, reports, stacks)

@@ -5,6 +5,7 @@ Axes: E experts.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import prod
 
 import torch
@@ -54,7 +55,7 @@ def exact_on_its_own_values(subject: BlockSubject) -> None:
     """What was unpacked once packs and unpacks to itself, bit for bit, small weights too."""
     config = config_of(subject)
     weights = weights_of(config)
-    for weight in (*weights, _small(weights[0])):
+    for weight in (*weights, _small(weights[0]), *_of_unequal_groups(config)):
         once = come_back(config, weight)
         twice = come_back(config, once)
         worst = int((once - twice).abs().argmax())
@@ -68,6 +69,17 @@ def _small(weight: Tensor) -> Tensor:
     """
     sizes = torch.logspace(-24, -7, len(weight), base=2)[:, None]
     return weight / weight.abs().amax(dim=-1, keepdim=True) * sizes
+
+
+def _of_unequal_groups(config: QuantizerConfig) -> Iterator[Tensor]:
+    """Wide rows in which each run of weights is of a size of its own, over four orders of magnitude: where scales of
+    groups are quantized themselves, those of small groups have few bits.
+    """
+    for run in (16, WIDTH * times_wider(config)):
+        shape = (64, 16 * WIDTH * times_wider(config))
+        if refusal(config, shape) is None:
+            sizes = 10 ** (4 * torch.rand(64, shape[1] // run, generator=torch.Generator().manual_seed(2)) - 4)
+            yield draw(*shape, seed=3) * sizes.repeat_interleave(run, dim=-1)
 
 
 def error_bound(subject: BlockSubject) -> None:

@@ -130,6 +130,14 @@ def subjects_of(component: Component, config: type[BlockConfig], registry: Regis
     return [subject for label, sample in labelled for subject in _subjects(label, sample, registry)]
 
 
+def peers_of(subject: BlockSubject) -> Iterator[BlockSubject]:
+    """The other samples of its block, with the same around them; those that don't go there are left out."""
+    around = subject.label.removeprefix(subject.sample)
+    for config in type(subject.config).samples():
+        if config != subject.config:
+            yield from (peer for peer in _subjects("", config, subject.registry) if peer.label == around)
+
+
 def _labelled(name: str, samples: Sequence[BlockConfig]) -> Iterator[tuple[str, BlockConfig]]:
     """Samples with what messages call them: numbered where there are several."""
     for number, sample in enumerate(samples, start=1):

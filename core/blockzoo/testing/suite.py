@@ -31,6 +31,7 @@ from blockzoo.testing import (
     residuals,
     slots,
     statics,
+    tables,
     values,
 )
 from blockzoo.testing.bystanders import naming_kernels
@@ -41,10 +42,10 @@ Function = Callable[[Any], None]
 BLOCK: tuple[Function, ...] = (*configs.CHECKS, *modules.CHECKS, *numerics.CHECKS, *statics.CHECKS)
 BY_KIND: Mapping[str, tuple[Function, ...]] = {
     "norm": (*BLOCK, *norms.CHECKS, *slots.CHECKS),
-    "mixer": (*BLOCK, *outputs.CHECKS, *mixers.CHECKS, *caches.CHECKS, *slots.CHECKS),
+    "mixer": (*BLOCK, *outputs.CHECKS, *mixers.CHECKS, *tables.CHECKS, *caches.CHECKS, *slots.CHECKS),
     "ffn": (*BLOCK, *outputs.CHECKS, *ffns.CHECKS, *slots.CHECKS),
     "position": (*BLOCK, *positions.CHECKS, *slots.CHECKS),
-    "residual": (*BLOCK, *residuals.CHECKS, *slots.CHECKS),
+    "residual": (*BLOCK, *residuals.CHECKS, *tables.CHECKS, *slots.CHECKS),
     "quantizer": (*configs.CHECKS, *quantizers.CHECKS, *edges.CHECKS, *slots.CHECKS),
     "op": ops.CHECKS,
     "kernel": kernels.CHECKS,

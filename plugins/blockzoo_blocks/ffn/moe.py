@@ -95,7 +95,7 @@ class MoEConfig(FFNConfig):
     def check(self, dims: Dims) -> Iterator[tuple[str, str]]:
         if self.top_k > self.n_experts:
             yield "top_k", f"top_k {self.top_k} is more than n_experts {self.n_experts}"
-        if not type(self.expert).stackable:
+        if not self.expert.stackable:
             name = self.expert.registered or type(self.expert).__name__
             yield "expert", f"ffn {name} declares stackable = False: it can't be an expert"
         if self.router.score == "sigmoid" and self.router.weights == "chosen":

@@ -251,6 +251,16 @@ class GrowsBySomethingUnknown(GrowsAnOptionThatItLacks):
     scales: ClassVar[Any] = {"eps": "heads"}
 
 
+class ComputesWhatGrows(GrowsAnOptionThatItLacks):
+    """A property where a class is asked."""
+
+    caught_by: ClassVar[str] = "declarations"
+
+    @property
+    def scales(self) -> Any:  # type: ignore[override]
+        return {"eps": "width"}
+
+
 class FactorThatIsABias(Norm):
     """A bias begins at 0."""
 
@@ -418,6 +428,28 @@ class ReportsNumbers(FFN):
         return Module(linear(dims.d_model, dims.d_model, bias=True), self.formula)
 
 
+class StacksInPart(FFN):
+    """The only sample of an option that isn't passed on can't be stacked, for another one."""
+
+    caught_by: ClassVar[str] = ""  # of its own test: the control lacks the options
+    twice: bool = Field(False, description="apply the matrix twice")
+    gain: bool = Field(False, description="an own parameter, which makes it unfit for stacking")
+
+    @classmethod
+    def samples(cls) -> Sequence[Any]:
+        return [cls(), cls(twice=True, gain=True)]
+
+    @property
+    def stackable(self) -> bool:  # type: ignore[override]
+        return not self.gain
+
+    def build(self, dims: Dims, linear: LinearFactory = nn.Linear) -> nn.Module:
+        module = super().build(dims, linear)
+        if self.twice:
+            module.formula = lambda down, x, *which: down(down(x, *which))
+        return module
+
+
 class BareTensor(FFN):
     """y where (y, aux) is due."""
 
@@ -503,6 +535,23 @@ class OneNormTooMany(Residual):
 
     def norms(self, has_mixer: bool, has_ffn: bool) -> tuple[str, ...]:
         return (*super().norms(has_mixer, has_ffn), "last_norm")
+
+
+class OneFactorForAll(Residual):
+    caught_by: ClassVar[str] = "tables_are_its_own"
+
+    @classmethod
+    def samples(cls) -> Sequence[Any]:
+        return [cls(), cls(multiplier=0.5)]
+
+    @classmethod
+    def module(cls) -> type[PreNorm]:
+        class Module(PreNorm):
+            def forward(self, x: Tensor, step: Step, state: State | None = None) -> tuple[Tensor, Aux]:
+                self.multiplier = step.table("multiplier", lambda: self.multiplier)
+                return super().forward(x, step, state)
+
+        return Module
 
 
 class ForgetsTheFactor(Residual):

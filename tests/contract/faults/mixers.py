@@ -340,6 +340,62 @@ def with_state(kind: type[TokenState]) -> type[GroupedQueryAttention]:
 # --- in a model ---
 
 
+class OneMaskForAllWindows(Attention):
+    """A table without the window in its key: the first layer's is every layer's."""
+
+    caught_by: ClassVar[str] = "tables_are_its_own"
+
+    @classmethod
+    def samples(cls) -> Sequence[Any]:
+        return [cls(n_heads=4), cls(n_heads=4, window=5)]
+
+    @classmethod
+    def module(cls) -> type[GroupedQueryAttention]:
+        class Sharing(GroupedQueryAttention):
+            def forward(self, x: Tensor, step: Step, state: TokenState | None = None) -> Tensor:
+                distance = step.positions[:, :, None] - step.positions[:, None]
+                reach = x.shape[1] if self.attend.static["window"] is None else self.attend.static["window"]
+                mask = step.table("mask", lambda: (distance >= 0) & (distance < reach))
+                return super().forward(mask.to(x.dtype) @ x, step, state)
+
+        return Sharing
+
+
+class OneTableOfAnotherWidth(OneMaskForAllWindows):
+    """What fits no other layer, so that it fails there."""
+
+    caught_by: ClassVar[str] = "tables_are_its_own"
+
+    @classmethod
+    def samples(cls) -> Sequence[Any]:
+        return [cls(n_heads=4), cls(n_heads=2)]
+
+    @classmethod
+    def module(cls) -> type[GroupedQueryAttention]:
+        class Sharing(GroupedQueryAttention):
+            def forward(self, x: Tensor, step: Step, state: TokenState | None = None) -> Tensor:
+                heads = self.attend.static["n_heads"]
+                factors = step.table("factors", lambda: torch.ones(heads, dtype=x.dtype))
+                return super().forward((x.unflatten(-1, (heads, -1)) * factors[:, None]).flatten(-2), step, state)
+
+        return Sharing
+
+
+class HandsValuesOn(OneMaskForAllWindows):
+    """Without a fault: what later layers get follows from the input."""
+
+    caught_by: ClassVar[str] = ""
+
+    @classmethod
+    def module(cls) -> type[GroupedQueryAttention]:
+        class Sharing(GroupedQueryAttention):
+            def forward(self, x: Tensor, step: Step, state: TokenState | None = None) -> Tensor:
+                own = super().forward(x, step, state)
+                return own + step.table("values", lambda: own)
+
+        return Sharing
+
+
 class SharesWhatLayersDoNot(Attention):
     """Keys in the table of a pass: a second layer gets the first one's, and its own matrix takes no part."""
 

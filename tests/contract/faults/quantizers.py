@@ -125,6 +125,37 @@ class NarrowScales(CostlyScales):
         return {"codes": (weight / steps).round().clamp(-7, 7).to(torch.int8), "scales": scales}
 
 
+class ScalesOfScales(QuantizerConfig):
+    """Scales of groups in eight bits, relative to the row's: a small group's greatest code is another one the next
+    time.
+    """
+
+    caught_by: ClassVar[str] = "exact_on_its_own_values"
+
+    @property
+    def weight_bits(self) -> float:
+        return 8 + 8 / 16
+
+    def tensors(self, shape: tuple[int, ...]) -> dict[str, StateTensor]:
+        return {
+            "codes": StateTensor(shape, torch.int8),
+            "scales": StateTensor((*shape[:-1], shape[-1] // 16), torch.uint8),
+            "rows": StateTensor((*shape[:-1], 1), torch.float32),
+        }
+
+    def pack(self, weight: Tensor) -> dict[str, Tensor]:
+        groups = weight.detach().float().unflatten(-1, (-1, 16))
+        greatest = groups.abs().amax(dim=-1)
+        rows = greatest.amax(dim=-1, keepdim=True) / 255
+        scales = (greatest / rows).ceil().clamp(1, 255)
+        codes = (groups / (scales * rows)[..., None] * 7).round().to(torch.int8)
+        return {"codes": codes.flatten(-2), "scales": scales.to(torch.uint8), "rows": rows}
+
+    def unpack(self, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
+        steps = (tensors["scales"].float() * tensors["rows"] / 7).repeat_interleave(16, dim=-1)
+        return (tensors["codes"].float() * steps).to(dtype)
+
+
 class RefusalIsABool(Quantizer):
     caught_by: ClassVar[str] = "refusals"
 

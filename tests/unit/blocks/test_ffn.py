@@ -138,6 +138,18 @@ def test_shared_expert_sees_every_token() -> None:
     assert torch.allclose(with_shared, moe(x)[0] + shared(x)[0], atol=1e-5)
 
 
+def test_whether_an_expert_can_be_stacked_may_depend_on_its_options() -> None:
+    class Options(GLUConfig):
+        @property
+        def stackable(self) -> bool:  # type: ignore[override]
+            return not self.bias
+
+    assert not list(MoEConfig(n_experts=2, top_k=1, expert=Options(d_ff=12)).check(DIMS))
+    ((field, message),) = MoEConfig(n_experts=2, top_k=1, expert=Options(d_ff=12, bias=True)).check(DIMS)
+    assert field == "expert"
+    assert message.endswith("declares stackable = False: it can't be an expert")
+
+
 def test_wrong_between_fields() -> None:
     host()  # messages say blocks' names, which they get as they are registered
 

@@ -228,12 +228,21 @@ class WrongConfig(StepsConfig):
     scales: ClassVar[dict[str, Literal["width", "d_ff", "experts"]]] = {"sise": "d_ff"}
 
 
+class ComputesScalesConfig(StepsConfig):
+    """A property where the class is asked."""
+
+    @property
+    def scales(self) -> Any:  # type: ignore[override]
+        return {"size": "d_ff"}
+
+
 @pytest.fixture
 def strange() -> Registry:
     registry = builtin_registry()
     registrar = Registrar(registry, "strange")
     registrar.block("ffn", "steps", StepsConfig)
     registrar.block("ffn", "wrong", WrongConfig)
+    registrar.block("ffn", "computes", ComputesScalesConfig)
     registrar.commit()
     return registry
 
@@ -250,6 +259,12 @@ def test_a_block_that_was_never_seen_is_turned_by_what_it_says(strange: Registry
 def test_a_wrong_scales_names_the_block(strange: Registry) -> None:
     model = {**DENSE, "layers": {**DENSE["layers"], "ffn": {"type": "wrong"}}}
     with pytest.raises(PluginError, match=r"WrongConfig\.scales: 'sise'"):
+        solved(model, "total", 1_000_000, "d_ff", registry=strange)
+
+
+def test_scales_that_an_instance_computes_are_refused(strange: Registry) -> None:
+    model = {**DENSE, "layers": {**DENSE["layers"], "ffn": {"type": "computes"}}}
+    with pytest.raises(PluginError, match=r"ComputesScalesConfig\.scales is a property: it must be a class variable"):
         solved(model, "total", 1_000_000, "d_ff", registry=strange)
 
 

@@ -18,7 +18,9 @@ from blockzoo.errors import InputError
 from blockzoo.generation import generate, generate_batch
 from blockzoo.model import Decoder
 from blockzoo.recording import Noted, Steps
+from blockzoo.recording.anatomy import declared
 from blockzoo.registry import Registrar, Registry
+from blockzoo_blocks.quantizers.int8 import Int8Config
 from blockzoo_cpu import library
 from tests.conftest import builtin_registry
 
@@ -268,6 +270,14 @@ def test_a_block_that_declares_nothing_is_not_recorded(odd_registry: Registry, m
     monkeypatch.setattr(OddConfig, "recordable", False)
     steps = agree(made("gpt2/gpt2", odd_registry, **{"layers.ffn": {"type": "odd"}}), n=12)
     assert str(steps.why_not).endswith("does not declare recordable")
+
+
+def test_whether_it_is_recordable_may_depend_on_options(
+    odd_registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OddConfig, "recordable", property(lambda self: self.quantizer is not None))
+    assert not declared(OddConfig())
+    assert declared(OddConfig(quantizer=Int8Config()))
 
 
 def test_views_of_the_cache_that_are_given_by_name(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:

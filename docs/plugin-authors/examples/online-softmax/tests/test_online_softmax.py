@@ -67,7 +67,8 @@ def test_it_serves_where_it_is_asked_for() -> None:
     config = blockzoo.load_config("gpt2", {**TINY, "blocks.attention.n_heads": 4, "blocks.attention.dropout": 0.0})
     model = blockzoo.build(config, kernels=CHOOSE)
     chosen = {line.phase: line.kernel for line in model.bindings if line.op == "attention"}
-    assert chosen == {"train": "sdpa", "prefill": "online_softmax", "decode": "online_softmax"}
+    assert chosen.pop("train") != "online_softmax"
+    assert chosen == {"prefill": "online_softmax", "decode": "online_softmax"}
     assert "online_softmax" not in {line.kernel for line in blockzoo.build(config).bindings}
     tokens = torch.randint(0, 64, (1, BLOCK + 80))
     with torch.no_grad():
@@ -80,4 +81,5 @@ def test_dropout_is_no_matter_outside_training() -> None:
     chosen = {
         line.phase: line.kernel for line in blockzoo.build(config, kernels=CHOOSE).bindings if line.op == "attention"
     }
-    assert chosen == {"train": "sdpa", "prefill": "online_softmax", "decode": "online_softmax"}
+    assert chosen.pop("train") != "online_softmax"
+    assert chosen == {"prefill": "online_softmax", "decode": "online_softmax"}
