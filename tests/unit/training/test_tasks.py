@@ -59,6 +59,14 @@ def test_pointers_are_followed() -> None:
     assert len(seen) == 2 * 6
 
 
+def test_steps_are_asked_for_as_often_as_their_weights_say() -> None:
+    words = [word for example in examples(source("k_hop", weights=[3, 1]), 400) for word in example]
+    one, two = words.count("[1]"), words.count("[2]")
+    assert one / (one + two) == pytest.approx(0.75, abs=0.05)
+    equal = source("k_hop", weights=[1, 1]).batch(0, 0, 8, 48)[0]
+    assert torch.equal(equal, source("k_hop").batch(0, 0, 8, 48)[0])
+
+
 def test_chains_are_worked_from_left_to_right() -> None:
     results = set()
     for words in examples(source("modular_arithmetic")):
@@ -171,6 +179,7 @@ def test_a_task_too_small_to_be_split_says_so() -> None:
         ("k_hop", {"keys": 3}, "4 pairs need as many names"),
         ("k_hop", {"hops": [4]}, "4 pairs lead back to the start"),
         ("k_hop", {"hops": [1, 1]}, "one is there twice"),
+        ("k_hop", {"weights": [3]}, "weights has 1 numbers, hops 2; give one for each"),
         ("modular_arithmetic", {"depth": [2, 2]}, "one is there twice"),
         ("modular_arithmetic", {"modulus": 1}, "greater than or equal to 2"),
         ("grammar", {"depth": 9}, "can't be nested so deep"),
