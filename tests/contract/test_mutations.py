@@ -117,6 +117,25 @@ def test_of_linears_that_are_multiplied_one_is_the_output_and_of_normed_ones_non
     assert "'other.weight' writes" in caught(check_of("ffn", "two", blocks.TwoOutputs, "output_role"))
 
 
+def test_an_option_that_does_nothing_is_told_and_no_other() -> None:
+    for thing in (blocks.TakesAnActivation, blocks.ActivatesInTraining, blocks.AnotherWayToTheSame):
+        check_of("ffn", "takes", thing, "options_count").run()
+    message = caught(check_of("ffn", "forgets", blocks.ForgetsTheActivation, "options_count"))
+    assert message.startswith("sample 2 of 2: forgets(activation='relu'): 'activation' does nothing: 'relu' and the")
+
+
+def test_logits_are_judged_by_the_digits_recorded() -> None:
+    def recorded(digits: int) -> Check:
+        layout = GPT2.layouts["hf"]
+        samples = tuple(
+            replace(s, logits=s.logits and tuple(round(x, digits) for x in s.logits)) for s in layout.samples
+        )
+        return family_check(replace(GPT2, layouts={"hf": replace(layout, samples=samples)}), "recorded_logits")
+
+    recorded(5).run()
+    assert "too few digits to show a mistake" in caught(recorded(1))
+
+
 def test_an_option_of_a_sample_that_cannot_be_stacked_is_tried_without_what_forbids_it() -> None:
     check_of("ffn", "control", blocks.FFN, "stacks").run()
     message = caught(check_of("ffn", "in_part", blocks.StacksInPart, "stacks"))

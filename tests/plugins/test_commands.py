@@ -296,6 +296,15 @@ def test_list_takes_plurals(fresh: Path, capfd: pytest.CaptureFixture[str]) -> N
         assert list(json.loads(capfd.readouterr().out)) == [kind]
 
 
+def test_list_has_the_options_of_sections(fresh: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for section, option in (("embedding", "tied"), ("head", "logit_softcap"), ("init", "std")):
+        assert main(["list", section, "--json"]) == 0
+        rows = {row["option"]: row for row in json.loads(capfd.readouterr().out)["section"]}
+        assert rows[option]["about"]
+        assert main(["list", section]) == 0
+        assert f"section {section}: YAML: {section}: {{" in capfd.readouterr().out
+
+
 def test_show_takes_a_file(fresh: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (fresh / "mine.py").write_text(RIGHT)
     (fresh / "raises.py").write_text("raise ArithmeticError('no length')\n")
@@ -361,7 +370,11 @@ def test_record_shows_another_model(fresh: Path, capfd: pytest.CaptureFixture[st
 @pytest.mark.parametrize(
     ("right", "wrong", "words"),
     [
-        ("default_theta=10000.0", "default_theta=500.0", "of the greatest logit off: likely in the key map"),
+        (
+            "default_theta=10000.0",
+            "default_theta=500.0",
+            "of the greatest logit off: likely the default of a key that this sample leaves out: ",
+        ),
         ('"mlp_bias", default=False', '"mlp_bias", default=True', "transformers can't: unexpected keys: model.layers."),
         (
             '"num_key_value_heads", default=heads',

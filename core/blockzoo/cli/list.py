@@ -10,15 +10,18 @@ import typer
 
 from blockzoo.blocks import KINDS
 from blockzoo.cli import list_op
-from blockzoo.cli.options import kinds_of, options
+from blockzoo.cli.options import kinds_of, options, section_options
 from blockzoo.cli.output import print_json, table
 from blockzoo.config import shipped
+from blockzoo.config.schema import ModelConfig
 from blockzoo.errors import InputError, nearest
 from blockzoo.experiments.shipped import description, shipped_experiments
 from blockzoo.plugins import host
 from blockzoo.registry import Registry
 
 OTHERS = ("op", "kernel", "family", "config", "experiment")
+SECTIONS = ("embedding", "head", "init")
+"""Of a model, beside its blocks."""
 PLURALS = {f"{kind}s": kind for kind in (*KINDS, *OTHERS)} | {"families": "family"}
 SENTENCE_END = re.compile(r"(?<=[^.]\.)\s(?=[A-Z`])")
 
@@ -27,15 +30,15 @@ def command(
     kind: Annotated[
         str | None,
         typer.Argument(
-            metavar="KIND|BLOCK|OP",
-            help="norm, mixer, ..., op, kernel, family, config or experiment; or a block: its options; or an op: what"
-            " it takes, its tolerances and kernels; default: all",
+            metavar="KIND|BLOCK|SECTION|OP",
+            help="norm, mixer, ..., op, kernel, family, config or experiment; or a block, or embedding, head or init:"
+            " its options; or an op: what it takes, its tolerances and kernels; default: all",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON document")] = False,
 ) -> None:
     """List configs, experiments, blocks by kind, ops, kernels and families, with the plugin that brings each; or a
-    block's options, or an op's arguments, tolerances and kernels.
+    block's options, those of the sections embedding, head and init, or an op's arguments, tolerances and kernels.
     """
     kinds = (*KINDS, *OTHERS)
     kind = PLURALS.get(kind or "", kind)
@@ -55,17 +58,20 @@ def command(
 
 
 def _list_one(registry: Registry, name: str, kinds: Sequence[str], as_json: bool) -> None:
-    """What can be said of a block, and of an op. Raises InputError where there is neither of this name."""
+    """What can be said of a block, a section and an op. Raises InputError where there is none of this name."""
     found = {kind: options(registry, kind, name) for kind in kinds_of(registry, name)}
+    if name in SECTIONS:
+        found["section"] = section_options(registry, name)
     op = list_op.op_named(registry, name)
     if not found and op is None:
-        known = {*kinds, *(known for kind in (*KINDS, "op") for known in registry.names(kind))}
-        raise InputError(f"no kind, block or op '{name}'{nearest(name, known)}")
+        known = {*kinds, *SECTIONS, *(known for kind in (*KINDS, "op") for known in registry.names(kind))}
+        raise InputError(f"no kind, block, section or op '{name}'{nearest(name, known)}")
     if as_json:
         print_json(found if op is None else {**found, "op": list_op.described(op, registry)})
         return
     for kind, rows in found.items():
-        print(f"{kind} {name}: {_first_sentence(registry.block(kind, name))}" + ("" if rows else " It has no options."))
+        described = ModelConfig.model_fields[name].annotation if kind == "section" else registry.block(kind, name)
+        print(f"{kind} {name}: {_first_sentence(described)}" + ("" if rows else " It has no options."))
         if rows:
             table("", list(rows[0]), [list(row.values()) for row in rows])
     if op is not None:

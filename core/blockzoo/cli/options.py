@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, TypeAlias
 
 from blockzoo.blocks import KINDS
@@ -28,6 +28,16 @@ def options(registry: Registry, kind: str, block: str) -> list[dict[str, str]]:
     definitions = json_schema(registry)["$defs"]
     properties = definitions[f"{kind}/{registry.canonical(kind, block)}"]["properties"]
     required = {name for name, info in registry.block(kind, block).model_fields.items() if info.is_required()}
+    return _rows(properties, definitions, required)
+
+
+def section_options(registry: Registry, section: str) -> list[dict[str, str]]:
+    """The same of a section of the model that is no block: ``embedding``, ``head``, ``init``."""
+    schema = json_schema(registry)
+    return _rows(schema["properties"][section]["anyOf"][0]["properties"], schema["$defs"])
+
+
+def _rows(properties: Schema, definitions: Schema, required: Collection[str] = ()) -> list[dict[str, str]]:
     rows = []
     for name, schema in properties.items():
         if name != "type":

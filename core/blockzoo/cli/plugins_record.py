@@ -28,6 +28,8 @@ from blockzoo.testing.families import CAUSES, RECORDED, TOKENS, FamilySubject, s
 
 KEPT = 6
 """Logits of a sample that are recorded."""
+DIGITS = 7
+"""That count, of each: logits may be small (a logit_scale of 1/16), and float32 has no more."""
 HINTS = {
     " keys: ": "transformers fills in what the sample leaves out: is a default of read_config another than its own, or"
     " a name in the key map?",
@@ -63,7 +65,7 @@ def run(name: str, model_type: str | None, as_json: bool) -> None:
     if as_json:
         print_json({"plugin": plugin, "samples": [asdict(one) | {"agrees": one.agrees} for one in found]})
     else:
-        _print(found, advise=model_type is None)
+        _print(found, [_cause(one, found, subjects) for one in found], advise=model_type is None)
     if not all(one.agrees for one in found):
         raise typer.Exit(1)
 
@@ -111,7 +113,7 @@ def _recorded(subject: FamilySubject, model_type: str | None) -> Recorded:
             told = " ".join(str(error).split())[:200]
             hints = "".join(f"; {hint}" for words, hint in HINTS.items() if words in told.lower())
             return Recorded(subject.label, error=f"transformers can't: {told}{hints}")
-        logits = tuple(round(logit, 6) for logit in theirs[:KEPT].tolist())
+        logits = tuple(float(f"{logit:.{DIGITS}g}") for logit in theirs[:KEPT].tolist())
         return Recorded(subject.label, logits, error_of(model(tokens)[-1, -1], theirs))
 
 
@@ -135,13 +137,30 @@ def _shown(key: Any) -> str:
     return key if isinstance(key, str) else " ".join(str(list(part)) if i else part for i, part in enumerate(key))
 
 
-def _print(found: Sequence[Recorded], advise: bool) -> None:
-    for one in found:
+def _cause(one: Recorded, found: Sequence[Recorded], subjects: Sequence[FamilySubject]) -> str:
+    """Where a sample with more keys agrees, the default of one of those is behind it."""
+    samples = {subject.label: subject for subject in subjects}
+    this = samples[one.sample]
+    agreeing = [
+        samples[other.sample]
+        for other in found
+        if other.agrees and (samples[other.sample].family, samples[other.sample].layout) == (this.family, this.layout)
+    ]
+    more = {other.label: sorted(other.sample.config_json.keys() - this.sample.config_json.keys()) for other in agreeing}
+    fullest = max(more, key=lambda label: len(more[label]), default=None)
+    if fullest is None or not more[fullest]:
+        return CAUSES
+    keys, number = ", ".join(map(repr, more[fullest])), samples[fullest].number
+    return f"likely the default of a key that this sample leaves out: {keys} (sample {number} has them, and agrees)"
+
+
+def _print(found: Sequence[Recorded], causes: Sequence[str], advise: bool) -> None:
+    for one, cause in zip(found, causes, strict=True):
         if one.error is not None:
             print(f"{one.sample}: {one.error}")
             continue
         print(
-            f"{one.sample}: blockzoo is {one.off:.1e} of the greatest logit off" + ("" if one.agrees else f": {CAUSES}")
+            f"{one.sample}: blockzoo is {one.off:.1e} of the greatest logit off" + ("" if one.agrees else f": {cause}")
         )
         print(f"  Sample(..., logits={one.logits})")
     if advise and any("recogni" in (one.error or "") for one in found):

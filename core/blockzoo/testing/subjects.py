@@ -58,6 +58,11 @@ class BlockSubject:
     call: Callable[[nn.Module, Tensor, Step], Tensor]
     position: AttentionPositionConfig | None = None
 
+    @property
+    def around(self) -> str:
+        """What the label says beside the sample."""
+        return self.label.removeprefix(self.sample)
+
     def build(self, dtype: torch.dtype = torch.float32, seed: int = 0) -> Any:
         """The module with weights drawn by name from ``seed``, in evaluation mode."""
         with torch.device("meta"):
@@ -132,10 +137,14 @@ def subjects_of(component: Component, config: type[BlockConfig], registry: Regis
 
 def peers_of(subject: BlockSubject) -> Iterator[BlockSubject]:
     """The other samples of its block, with the same around them; those that don't go there are left out."""
-    around = subject.label.removeprefix(subject.sample)
-    for config in type(subject.config).samples():
-        if config != subject.config:
-            yield from (peer for peer in _subjects("", config, subject.registry) if peer.label == around)
+    others = [config for config in type(subject.config).samples() if config != subject.config]
+    return (peer for peer in kin_of(subject, others) if peer.around == subject.around)
+
+
+def kin_of(subject: BlockSubject, configs: Sequence[BlockConfig] | None = None) -> Iterator[BlockSubject]:
+    """Samples of its block, default: all, with everything around them that they take."""
+    for config in type(subject.config).samples() if configs is None else configs:
+        yield from _subjects("", config, subject.registry)
 
 
 def _labelled(name: str, samples: Sequence[BlockConfig]) -> Iterator[tuple[str, BlockConfig]]:

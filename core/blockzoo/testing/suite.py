@@ -14,6 +14,7 @@ from blockzoo.registry import Component, Registry
 from blockzoo.testing import (
     caches,
     configs,
+    counts,
     edges,
     families,
     ffns,
@@ -39,7 +40,7 @@ from blockzoo.testing.check import Check, Subject
 from blockzoo.testing.subjects import BlockSubject, subjects_of
 
 Function = Callable[[Any], None]
-BLOCK: tuple[Function, ...] = (*configs.CHECKS, *modules.CHECKS, *numerics.CHECKS, *statics.CHECKS)
+BLOCK: tuple[Function, ...] = (*configs.CHECKS, *modules.CHECKS, *numerics.CHECKS, *statics.CHECKS, *counts.CHECKS)
 BY_KIND: Mapping[str, tuple[Function, ...]] = {
     "norm": (*BLOCK, *norms.CHECKS, *slots.CHECKS),
     "mixer": (*BLOCK, *outputs.CHECKS, *mixers.CHECKS, *tables.CHECKS, *caches.CHECKS, *slots.CHECKS),

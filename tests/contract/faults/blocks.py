@@ -342,6 +342,59 @@ class FFNModule(nn.Module):
         return self.formula(self.down, x, *which), {}
 
 
+class TakesAnActivation(FFN):
+    """The control of the two below."""
+
+    caught_by: ClassVar[str] = ""
+    activation: str = Field("none", pattern="^(none|relu)$", description="before the matrix")
+
+    @classmethod
+    def samples(cls) -> Sequence[Self]:
+        return [cls(), cls(activation="relu")]
+
+    def build(self, dims: Dims, linear: LinearFactory = nn.Linear) -> nn.Module:
+        def formula(down: nn.Module, x: Tensor, *which: object) -> Tensor:
+            return down(self.activate(x), *which)
+
+        return FFNModule(linear(dims.d_model, dims.d_model, bias=True), formula)
+
+    def activate(self, x: Tensor) -> Tensor:
+        return x.relu() if self.activation == "relu" else x
+
+
+class ForgetsTheActivation(TakesAnActivation):
+    caught_by: ClassVar[str] = ""  # of its own test: the control lacks the option
+
+    def activate(self, x: Tensor) -> Tensor:
+        x.relu()
+        return x
+
+
+class ActivatesInTraining(TakesAnActivation):
+    caught_by: ClassVar[str] = ""
+
+    def activate(self, x: Tensor) -> Tensor:
+        return x.relu() if self.activation == "relu" and torch.is_grad_enabled() else x
+
+
+class AnotherWayToTheSame(TakesAnActivation):
+    """In two parts: what it saves is memory."""
+
+    caught_by: ClassVar[str] = ""
+
+    def activate(self, x: Tensor) -> Tensor:
+        return torch.cat(x.chunk(2, dim=-1), dim=-1) if self.activation == "relu" else x
+
+
+class BiasTimesZero(FFN):
+    caught_by: ClassVar[str] = "weights_count"
+
+    @staticmethod
+    def formula(down: nn.Module, x: Tensor, *which: object) -> Tensor:
+        bias: Any = down.bias
+        return x @ down.weight.mT + 0 * bias  # type: ignore[operator, union-attr]
+
+
 class BlowsUpInBfloat16(FFN):
     """A large angle, taken in the activations' dtype."""
 

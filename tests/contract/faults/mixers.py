@@ -14,6 +14,7 @@ from blockzoo.cache import TokenState
 from blockzoo.step import PHASES, Keys, Step
 from blockzoo_blocks.mixers.attention import attention_reference
 from blockzoo_blocks.mixers.gqa import GQAConfig, GroupedQueryAttention
+from blockzoo_blocks.norms.rms_norm import RMSNormConfig
 
 
 class Attention(GQAConfig):
@@ -97,6 +98,27 @@ class SinkIgnored(Attention):
     @staticmethod
     def attend(q: Tensor, k: Tensor, v: Tensor, positions: Tensor, keys: Keys, **options: Any) -> Tensor:
         return attention_reference(q, k, v, positions, keys, **{**options, "sinks": None})
+
+
+class SinkTimesZero(Attention):
+    caught_by: ClassVar[str] = "weights_count"
+
+    @staticmethod
+    def attend(q: Tensor, k: Tensor, v: Tensor, positions: Tensor, keys: Keys, **options: Any) -> Tensor:
+        return attention_reference(q, k, v, positions, keys, **{**options, "sinks": 0 * options["sinks"]})
+
+
+class NormPlacementIgnored(Attention):
+    """Built as its default says."""
+
+    caught_by: ClassVar[str] = "options_count"
+
+    @classmethod
+    def samples(cls) -> Sequence[Any]:
+        return [cls(n_heads=4, qk_norm=RMSNormConfig(), qk_norm_placement="after")]
+
+    def build(self, dims: Dims, position: AttentionPositionConfig) -> GroupedQueryAttention:
+        return GQAConfig(n_heads=4, qk_norm=RMSNormConfig()).build(dims, position)
 
 
 class ReadsPadding(Attention):
