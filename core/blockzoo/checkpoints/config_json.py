@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from math import isfinite
-from typing import Any, NoReturn
+from typing import Any, NoReturn, overload
 
 from blockzoo.errors import CheckpointError
 
@@ -58,15 +58,29 @@ class ConfigJSON:
         """Whether the value is there, as null. Ask where that says something else than a key left out."""
         return self.raw(*names) is None and any(name in self.values for name in names)
 
-    def integer(self, *names: str, default: Any = REQUIRED, least: int = 1, most: int = 2**26) -> int:
+    @overload
+    def integer(self, *names: str, default: int = ..., least: int = ..., most: int = ...) -> int: ...
+    @overload
+    def integer(self, *names: str, default: None, least: int = ..., most: int = ...) -> int | None: ...
+    def integer(self, *names: str, default: Any = REQUIRED, least: int = 1, most: int = 2**26) -> int | None:
+        """``default=None``: None where the value is absent or null."""
         value = self.raw(*names, default=default)
+        if value is None and default is None:
+            return None
         if type(value) is int and least <= value <= most:
             return value
         self._expected(names, value, f"a whole number from {least} to {most}")
         return max(least, 1)
 
-    def number(self, *names: str, default: Any = REQUIRED, least: float = 0.0) -> float:
+    @overload
+    def number(self, *names: str, default: float = ..., least: float = ...) -> float: ...
+    @overload
+    def number(self, *names: str, default: None, least: float = ...) -> float | None: ...
+    def number(self, *names: str, default: Any = REQUIRED, least: float = 0.0) -> float | None:
+        """``default=None``: None where the value is absent or null."""
         value = self.raw(*names, default=default)
+        if value is None and default is None:
+            return None
         if type(value) in (int, float) and abs(value) <= 1e300 and isfinite(value) and value >= least:
             return float(value)
         self._expected(names, value, f"a number of at least {least}")

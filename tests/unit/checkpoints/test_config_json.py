@@ -434,3 +434,15 @@ def test_null_can_be_told_from_absent(values: dict[str, Any], window: int | None
     found = None if keys.is_null("sliding_window") else keys.integer("sliding_window", default=4096)
     assert found == window
     keys.finish()
+
+
+@pytest.mark.parametrize("values", [{}, {"window": None, "factor": None}])
+def test_none_may_be_the_default(values: dict[str, Any]) -> None:
+    keys = ConfigJSON(values)
+    assert keys.integer("window", default=None) is None
+    assert keys.number("factor", default=None) is None
+    keys.finish()
+    wrong = ConfigJSON({"window": 0})
+    wrong.integer("window", default=None)
+    with pytest.raises(CheckpointError, match="'window' is 0; it must be a whole number from 1"):
+        wrong.finish()
