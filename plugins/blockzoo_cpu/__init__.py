@@ -15,6 +15,7 @@ def blockzoo_register(registry: Registrar) -> None:
     from blockzoo.bench.stream import STREAM_SUM
     from blockzoo_cpu.activations import ACTIVATION
     from blockzoo_cpu.attention import ATTENTION
+    from blockzoo_cpu.blocked_attention import BLOCKED_ATTENTION
     from blockzoo_cpu.linear import CHOSEN_ROWS, EXPERT_ROWS, LINEAR_ROWS
     from blockzoo_cpu.mixing import MIX_EXPERTS
     from blockzoo_cpu.player import PLAYER
@@ -28,6 +29,7 @@ def blockzoo_register(registry: Registrar) -> None:
     registry.kernel("activation", ACTIVATION)
     registry.kernel("attention", ATTENTION)
     registry.kernel("attention", TILED_ATTENTION)
+    registry.kernel("attention", BLOCKED_ATTENTION)
     registry.kernel("gate", GATE)
     registry.kernel("layer_norm", LAYER_NORM)
     registry.kernel("linear", LINEAR_ROWS)

@@ -2,7 +2,7 @@
 #include "calls.h"
 
 const Operation *const OPERATIONS[] = {&ROWS, &ATTEND, &RMS_NORM, &LAYER_NORM, &ROTARY, &GATE, &GELU, &GELU_BACKWARD, &MIX, &ADD, &COPY,
-                                       &TILED_ATTENTION, &TILED_ATTENTION_BACKWARD};
+                                       &TILED_ATTENTION, &TILED_ATTENTION_BACKWARD, &BLOCKED_ATTENTION, &BLOCKED_ATTENTION_BACKWARD};
 
 static int made(const Call *calls, int64_t n) {
     size_t most = 0;

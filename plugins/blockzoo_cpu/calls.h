@@ -15,7 +15,7 @@ typedef struct {
 
 #pragma GCC visibility push(hidden)
 extern const Operation ROWS, ATTEND, RMS_NORM, LAYER_NORM, ROTARY, GATE, GELU, GELU_BACKWARD, MIX, ADD, COPY, TILED_ATTENTION,
-    TILED_ATTENTION_BACKWARD;
+    TILED_ATTENTION_BACKWARD, BLOCKED_ATTENTION, BLOCKED_ATTENTION_BACKWARD;
 extern const Operation *const OPERATIONS[]; /* by their places in a call, the order of calls.py */
 #pragma GCC visibility pop
 

@@ -17,12 +17,12 @@ typedef struct {
     Sums *scores, *sums;
 } Memory;
 
-static size_t memory_bytes(const TiledAttention *a) {
+static size_t memory_bytes(const CausalAttention *a) {
     const size_t k = span_bytes(a->width), v = span_bytes(a->value_width);
     return key_spans_of(a) * (k + v) + k + BLOCK * (SPAN * SPAN * 2 + sizeof(Sums)) + v / 2 / TILE_BYTES * sizeof(Sums);
 }
 
-static Memory memory_at(const TiledAttention *a, char *room) {
+static Memory memory_at(const CausalAttention *a, char *room) {
     const size_t k = span_bytes(a->width), v = span_bytes(a->value_width);
     Memory m = {.keys = room, .values = room + key_spans_of(a) * k};
     m.queries = m.values + key_spans_of(a) * v;
@@ -38,7 +38,7 @@ typedef struct {
 } Softmax;
 
 /* Scores times `factor`, of one half of the queries, and the highest of them and what was. */
-AMX INLINE __m512 highest_of(const TiledAttention *a, Sums scores, int half, __m512 highest, __m512 factor, int hidden, int64_t key, __m512i queries) {
+AMX INLINE __m512 highest_of(const CausalAttention *a, Sums scores, int half, __m512 highest, __m512 factor, int hidden, int64_t key, __m512i queries) {
     for (int r = 0; r < SPAN; r++) {
         float *at = scores[r / TILE][half] + r % TILE * TILE;
         const __m512 score = _mm512_mul_ps(_mm512_load_ps(at), factor);
@@ -49,7 +49,7 @@ AMX INLINE __m512 highest_of(const TiledAttention *a, Sums scores, int half, __m
 }
 
 /* Weights 2^(score - highest) of a span of keys, as right operand; adds them to the sum. */
-AMX INLINE void weigh(const TiledAttention *a, Sums scores, Softmax *s, int hidden, int64_t key, const __m512i queries[2], char *weights) {
+AMX INLINE void weigh(const CausalAttention *a, Sums scores, Softmax *s, int hidden, int64_t key, const __m512i queries[2], char *weights) {
     for (int r = 0; r < SPAN; r += 2) {
         __m512i both[2];
         for (int i = 0; i < 2; i++) {
@@ -66,7 +66,7 @@ AMX INLINE void weigh(const TiledAttention *a, Sums scores, Softmax *s, int hidd
 }
 
 /* One block: spans first..until of keys. */
-AMX static void attend_block(const TiledAttention *a, const Memory *m, int64_t span, int64_t first, int64_t until, int fresh, Softmax *s) {
+AMX static void attend_block(const CausalAttention *a, const Memory *m, int64_t span, int64_t first, int64_t until, int fresh, Softmax *s) {
     const size_t k = span_bytes(a->width), v = span_bytes(a->value_width);
     const __m512i queries[2] = {lanes_from(a->earlier + span * SPAN), lanes_from(a->earlier + span * SPAN + TILE)};
     const __m512 factor = _mm512_set1_ps((float)a->scale * LOG2_E), before[2] = {s->highest[0], s->highest[1]};
@@ -101,10 +101,10 @@ AMX static void attend_block(const TiledAttention *a, const Memory *m, int64_t s
 }
 
 /* A span of queries of one head. */
-AMX static void attend_span(const TiledAttention *a, const Memory *m, int64_t row, int64_t head, int64_t span) {
+AMX static void attend_span(const CausalAttention *a, const Memory *m, int64_t row, int64_t head, int64_t span) {
     const int64_t token = span * SPAN, left = a->tokens - token, count = left < SPAN ? left : SPAN;
-    const uint16_t *q = a->q.numbers + row * a->q.row + head * a->q.head + token * a->q.token;
-    uint16_t *y = a->y.numbers + row * a->y.row + head * a->y.head + token * a->y.token;
+    const uint16_t *q = halves_of(&a->q, row, head) + token * a->q.token;
+    uint16_t *y = halves_of(&a->y, row, head) + token * a->y.token;
     float *log_sum_exp = a->log_sum_exp + (row * a->heads + head) * a->tokens + token;
     pack(q, a->q.token, count, a->width, (Operands){.turned = m->queries});
 
@@ -128,10 +128,10 @@ AMX static void attend_span(const TiledAttention *a, const Memory *m, int64_t ro
     for (int64_t t = 0; t < count; t++) log_sum_exp[t] = highest[t] / LOG2_E + logf(sum[t]);
 }
 
-AMX static void attend_head(const TiledAttention *a, const Memory *m, int64_t row, int64_t kv_head) {
+AMX static void attend_head(const CausalAttention *a, const Memory *m, int64_t row, int64_t kv_head) {
     const size_t k = span_bytes(a->width), v = span_bytes(a->value_width);
     const int64_t group = a->heads / a->kv_heads;
-    const uint16_t *keys = a->k.numbers + row * a->k.row + kv_head * a->k.head, *values = a->v.numbers + row * a->v.row + kv_head * a->v.head;
+    const uint16_t *keys = halves_of(&a->k, row, kv_head), *values = halves_of(&a->v, row, kv_head);
     for (int64_t i = first_keys(a, 0); i < key_spans_of(a); i++) {
         const int64_t left = keys_of(a) - i * SPAN, count = left < SPAN ? left : SPAN;
         pack(keys + i * SPAN * a->k.token, a->k.token, count, a->width, (Operands){.rows = m->keys + i * k});
@@ -142,7 +142,7 @@ AMX static void attend_head(const TiledAttention *a, const Memory *m, int64_t ro
 }
 
 static void forward_work(const void *call, char *room, int me, int all) {
-    const TiledAttention *a = call;
+    const CausalAttention *a = call;
     int64_t *next = (int64_t *)room; /* threads take tasks as they come by */
     if (me == 0) *next = 0;
     meet(all);

@@ -1,4 +1,4 @@
-/* What the forward and the backward of attention in tiles share: a call, and tiles of 32 tokens.
+/* What the forward and the backward of attention in tiles share: tiles of 32 tokens.
  *
  * Everything is seen with its queries in the lanes of vectors: scores are keys x queries, so that the maximum, the sum and
  * the log-sum-exp of a query are lanes of a vector and nothing is added up across one.
@@ -9,69 +9,21 @@
 #ifndef BLOCKZOO_TILED_ATTENTION_H
 #define BLOCKZOO_TILED_ATTENTION_H
 
-#include "calls.h"
+#include "causal_attention.h"
 #include "tiles.h"
 
-/* Heads in bfloat16 (batch, heads, tokens, features): strides in numbers; features lie side by side. */
-typedef struct {
-    uint16_t *numbers;
-    int64_t row, head, token;
-} Heads;
-
-/* What both calls say: y = softmax(scale q k^T, causal) v of `heads` heads of queries over `kv_heads` of keys, a query sees
- * `window` tokens, itself the last. Keys are those of `earlier` tokens and of the `tokens` that ask. `sinks` (heads) or NULL.
- * `log_sum_exp` (batch, heads, tokens) of the scores, sinks included.
- */
-typedef struct {
-    Heads q, k, v, y;
-    const float *sinks;
-    float *log_sum_exp;
-    int64_t batch, heads, kv_heads, tokens, earlier, width, value_width, window;
-    double scale;
-} TiledAttention;
-
-enum { SPAN = 32 };
 #define LOG2_E 1.44269504088896341f
-
-static inline int64_t keys_of(const TiledAttention *a) { return a->earlier + a->tokens; }
-static inline int64_t spans_of(const TiledAttention *a) { return (a->tokens + SPAN - 1) / SPAN; } /* of queries */
-static inline int64_t key_spans_of(const TiledAttention *a) { return (keys_of(a) + SPAN - 1) / SPAN; }
 
 /* Bytes of a span of tokens as tiles. */
 static inline size_t span_bytes(int64_t width) { return (size_t)(width + SPAN - 1) / SPAN * SPAN * SPAN * 2; }
 
-/* The first and the last span of keys that a span of queries sees. And the last of queries that see a span of keys, if none
- * is earlier.
- */
-static inline int64_t first_keys(const TiledAttention *a, int64_t queries) {
-    const int64_t key = a->earlier + queries * SPAN - a->window + 1;
-    return key > 0 ? key / SPAN : 0;
-}
-
-static inline int64_t last_keys(const TiledAttention *a, int64_t queries) {
-    const int64_t query = queries * SPAN + SPAN - 1, last = a->tokens - 1;
-    return (a->earlier + (query < last ? query : last)) / SPAN;
-}
-
-static inline int64_t last_queries(const TiledAttention *a, int64_t keys) {
-    const int64_t query = (keys * SPAN + SPAN - 1) + (a->window - 1), last = a->tokens - 1;
-    return (query < last ? query : last) / SPAN;
-}
-
-/* Whether some query of a span may not look at some key of another. */
-static inline int partly_hidden(const TiledAttention *a, int64_t keys, int64_t queries) {
-    const int64_t key = keys * SPAN, query = a->earlier + queries * SPAN;
-    return key + SPAN > query + 1 || query + SPAN - key > a->window || (queries + 1) * SPAN > a->tokens;
-}
-
-static inline int small_attention(const TiledAttention *a) {
-    return a->batch * a->heads * a->tokens * keys_of(a) * (a->width + a->value_width) <= 1 << 20;
-}
+/* A head in bfloat16. */
+static inline uint16_t *halves_of(const Heads *x, int64_t row, int64_t head) { return (uint16_t *)x->numbers + row * x->row + head * x->head; }
 
 #if defined(TILES)
 
 /* Which of the queries in lanes, whose places among the keys these are, look at a key. */
-AMX INLINE __mmask16 looking(const TiledAttention *a, __m512i queries, int64_t key) {
+AMX INLINE __mmask16 looking(const CausalAttention *a, __m512i queries, int64_t key) {
     const int64_t behind = key + a->window < keys_of(a) ? key + a->window : keys_of(a);
     const __mmask16 since = _mm512_cmpge_epi32_mask(queries, _mm512_set1_epi32((int)key));
     return _mm512_mask_cmplt_epi32_mask(since, queries, _mm512_set1_epi32((int)behind));
@@ -125,8 +77,8 @@ AMX INLINE void pack(const uint16_t *x, int64_t stride, int64_t count, int64_t w
         if (to.rows)
             for (int t = 0; t < SPAN; t++) _mm512_store_si512(to.rows + ((t / TILE) * steps + f) * TILE_BYTES + t % TILE * 64, rows[t / TILE][t % TILE]);
         if (!to.turned && !to.columns) continue;
-        transpose(rows[0]);
-        transpose(rows[1]);
+        transpose((Words *)rows[0]);
+        transpose((Words *)rows[1]);
         if (to.turned)
             for (int t = 0; t < SPAN; t++) _mm512_store_si512(to.turned + ((t / TILE) * steps + f) * TILE_BYTES + t % TILE * 64, rows[t / TILE][t % TILE]);
         if (to.columns)
@@ -185,8 +137,8 @@ AMX INLINE void put_turned(Sums sums, const __m512 factors[2], int64_t left, int
             low[r] = (__m512i)_mm512_mul_ps(_mm512_load_ps(sums[0][j] + r * TILE), factors[j]);
             high[r] = (__m512i)_mm512_mul_ps(_mm512_load_ps(sums[1][j] + r * TILE), factors[j]);
         }
-        transpose(low);
-        transpose(high);
+        transpose((Words *)low);
+        transpose((Words *)high);
         for (int t = 0; t < TILE && j * TILE + t < count; t++) put((__m512)low[t], (__m512)high[t], left, to + (j * TILE + t) * stride);
     }
 }

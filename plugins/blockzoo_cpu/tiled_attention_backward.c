@@ -7,13 +7,6 @@
  */
 #include "tiled_attention.h"
 
-/* What a call says: of the gradient of y those of q, k and v, and of sinks (batch, heads), each row's share, where there are any. */
-typedef struct {
-    TiledAttention of;
-    Heads dy, dq, dk, dv;
-    float *dsinks;
-} TiledAttentionBackward;
-
 #if defined(TILES)
 
 enum { KEYS = 4, QUERIES = 8 /* spans of a block: it stays in the second cache */ };
@@ -29,7 +22,7 @@ typedef struct {
 } Memory;
 
 /* Carves the memory of a thread from `room` on; how many bytes it takes. */
-static size_t carve(const TiledAttention *a, char *room, Memory *m) {
+static size_t carve(const CausalAttention *a, char *room, Memory *m) {
     const size_t k = span_bytes(a->width), v = span_bytes(a->value_width), n = (size_t)spans_of(a), block = KEYS * QUERIES * 2 * TILE_BYTES;
     uintptr_t at = (uintptr_t)room;
 #define PIECE(bytes) (void *)(at += (bytes), at - (bytes))
@@ -49,13 +42,11 @@ static size_t carve(const TiledAttention *a, char *room, Memory *m) {
     return at - (uintptr_t)room;
 }
 
-static size_t memory_bytes(const TiledAttention *a) {
+static size_t memory_bytes(const CausalAttention *a) {
     Memory m;
     return carve(a, NULL, &m);
 }
 
-static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-static inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 static inline int64_t up_to(int64_t count) { return count < SPAN ? count : SPAN; }
 
 static inline Operands at_span(Operands o, size_t from) {
@@ -63,8 +54,8 @@ static inline Operands at_span(Operands o, size_t from) {
                       o.paired ? o.paired + from : NULL};
 }
 
-AMX static void pack_head(const TiledAttention *a, const Heads *x, int64_t row, int64_t head, int64_t width, Operands to) {
-    const uint16_t *numbers = x->numbers + row * x->row + head * x->head;
+AMX static void pack_head(const CausalAttention *a, const Heads *x, int64_t row, int64_t head, int64_t width, Operands to) {
+    const uint16_t *numbers = halves_of(x, row, head);
     for (int64_t i = 0; i < spans_of(a); i++)
         pack(numbers + i * SPAN * x->token, x->token, up_to(a->tokens - i * SPAN), width, at_span(to, i * span_bytes(width)));
 }
@@ -89,7 +80,7 @@ static inline size_t by_key(int64_t i, int64_t j) { return (size_t)(i * QUERIES 
 static inline size_t by_query(int64_t j, int64_t i) { return (size_t)(j * KEYS + i) * 2 * TILE_BYTES; }
 
 /* Weights 2^(score - log-sum-exp) and score gradients of a span of keys and one of queries, as operands. */
-AMX INLINE void weigh(const TiledAttention *a, const Memory *m, Sums scores, Sums dweights, int hidden, int64_t key, int64_t query, size_t rows,
+AMX INLINE void weigh(const CausalAttention *a, const Memory *m, Sums scores, Sums dweights, int hidden, int64_t key, int64_t query, size_t rows,
                       size_t pairs) {
     const __m512i queries[2] = {lanes_from(query), lanes_from(query + TILE)};
     const __m512 factor = _mm512_set1_ps((float)a->scale * LOG2_E);
@@ -119,7 +110,7 @@ AMX INLINE void weigh(const TiledAttention *a, const Memory *m, Sums scores, Sum
 }
 
 /* A block of spans of keys and of queries. `fresh`: keys and values have no gradients yet. */
-AMX static void block(const TiledAttention *a, const Memory *m, int64_t keys, int64_t queries, int fresh) {
+AMX static void block(const CausalAttention *a, const Memory *m, int64_t keys, int64_t queries, int fresh) {
     const size_t k = span_bytes(a->width), v = span_bytes(a->value_width), two = 2 * TILE_BYTES;
     const int64_t keys_end = least(keys + KEYS, spans_of(a)), queries_end = least(queries + QUERIES, spans_of(a));
     for (int64_t i = keys; i < keys_end; i++) {
@@ -153,24 +144,23 @@ AMX static void block(const TiledAttention *a, const Memory *m, int64_t keys, in
 }
 
 /* Sums [tokens][features] of a head of keys times `factor`, into a gradient. */
-AMX static void put_head(const TiledAttention *a, Sums *sums, float factor, int64_t width, const Heads *to, int64_t row, int64_t head) {
+AMX static void put_head(const CausalAttention *a, Sums *sums, float factor, int64_t width, const Heads *to, int64_t row, int64_t head) {
     const __m512 factors = _mm512_set1_ps(factor);
     for (int64_t i = 0; i < spans_of(a); i++)
         for (int64_t f = 0; f < width; f += SPAN, sums++)
             for (int64_t t = 0; t < up_to(a->tokens - i * SPAN); t++) {
                 const float *low = (*sums)[t / TILE][0] + t % TILE * TILE, *high = (*sums)[t / TILE][1] + t % TILE * TILE;
                 put(_mm512_mul_ps(_mm512_load_ps(low), factors), _mm512_mul_ps(_mm512_load_ps(high), factors), width - f,
-                    to->numbers + row * to->row + head * to->head + (i * SPAN + t) * to->token + f);
+                    halves_of(to, row, head) + (i * SPAN + t) * to->token + f);
             }
 }
 
 /* One head of queries: its gradient, and its part in those of keys and values. */
-AMX static void differentiate(const TiledAttentionBackward *b, const Memory *m, int64_t row, int64_t head, int fresh) {
-    const TiledAttention *a = &b->of;
+AMX static void differentiate(const CausalAttentionBackward *b, const Memory *m, int64_t row, int64_t head, int fresh) {
+    const CausalAttention *a = &b->of;
     pack_head(a, &a->q, row, head, a->width, m->q);
     pack_head(a, &b->dy, row, head, a->value_width, m->dy);
-    products_of_rows(a->y.numbers + row * a->y.row + head * a->y.head, a->y.token, b->dy.numbers + row * b->dy.row + head * b->dy.head,
-                     b->dy.token, a->tokens, a->value_width, m->delta);
+    products_of_rows(halves_of(&a->y, row, head), a->y.token, halves_of(&b->dy, row, head), b->dy.token, a->tokens, a->value_width, m->delta);
     const float *log_sum_exp = a->log_sum_exp + (row * a->heads + head) * a->tokens;
     for (int64_t t = 0; t < spans_of(a) * SPAN; t++) {
         m->log_sum_exp[t] = t < a->tokens ? log_sum_exp[t] * LOG2_E : 0;
@@ -187,14 +177,14 @@ AMX static void differentiate(const TiledAttentionBackward *b, const Memory *m, 
         for (int64_t queries = keys; queries <= last; queries += QUERIES) block(a, m, keys, queries, fresh);
     }
     const __m512 factors[2] = {_mm512_set1_ps((float)a->scale), _mm512_set1_ps((float)a->scale)};
-    uint16_t *dq = b->dq.numbers + row * b->dq.row + head * b->dq.head;
+    uint16_t *dq = halves_of(&b->dq, row, head);
     Sums *sums = m->dq;
     for (int64_t i = 0; i < a->tokens; i += SPAN)
         for (int64_t f = 0; f < a->width; f += SPAN) put_turned(*sums++, factors, a->width - f, up_to(a->tokens - i), dq + i * b->dq.token + f, b->dq.token);
 }
 
-AMX static void differentiate_group(const TiledAttentionBackward *b, const Memory *m, int64_t row, int64_t kv_head) {
-    const TiledAttention *a = &b->of;
+AMX static void differentiate_group(const CausalAttentionBackward *b, const Memory *m, int64_t row, int64_t kv_head) {
+    const CausalAttention *a = &b->of;
     const int64_t group = a->heads / a->kv_heads;
     pack_head(a, &a->k, row, kv_head, a->width, m->k);
     pack_head(a, &a->v, row, kv_head, a->value_width, m->v);
@@ -204,7 +194,7 @@ AMX static void differentiate_group(const TiledAttentionBackward *b, const Memor
 }
 
 static void backward_work(const void *call, char *room, int me, int all) {
-    const TiledAttentionBackward *b = call;
+    const CausalAttentionBackward *b = call;
     int64_t *next = (int64_t *)room; /* threads take tasks as they come by */
     if (me == 0) *next = 0;
     meet(all);
@@ -216,7 +206,7 @@ static void backward_work(const void *call, char *room, int me, int all) {
     put_tiles_back(before);
 }
 
-static size_t backward_room(const void *call) { return 64 + most_threads() * memory_bytes(&((const TiledAttentionBackward *)call)->of); }
+static size_t backward_room(const void *call) { return 64 + most_threads() * memory_bytes(&((const CausalAttentionBackward *)call)->of); }
 
 #else
 
@@ -225,6 +215,6 @@ static size_t backward_room(const void *call) { return (void)call, 0; }
 
 #endif
 
-static int backward_alone(const void *call) { return small_attention(&((const TiledAttentionBackward *)call)->of); }
+static int backward_alone(const void *call) { return small_attention(&((const CausalAttentionBackward *)call)->of); }
 
 const Operation TILED_ATTENTION_BACKWARD = {backward_work, backward_room, backward_alone};

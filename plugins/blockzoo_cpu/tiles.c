@@ -179,7 +179,7 @@ AMX static void pack(const uint16_t *x, int count, int d_in, char *to) {
         __m512i rows[TILE];
         for (int r = 0; r < TILE; r++)
             rows[r] = r < count ? _mm512_loadu_si512(x + (size_t)r * d_in + g * GROUP) : _mm512_setzero_si512();
-        transpose(rows);
+        transpose((Words *)rows);
         for (int r = 0; r < TILE; r++) _mm512_store_si512(to + g * TILE_BYTES + r * 64, rows[r]);
     }
 }
@@ -192,8 +192,8 @@ AMX static inline void put(const Product *p, const float sums[2][TILE * TILE], c
         low[r] = (__m512i)_mm512_add_ps(_mm512_load_ps(sums[0] + r * TILE), _mm512_set1_ps(added[r]));
         high[r] = (__m512i)_mm512_add_ps(_mm512_load_ps(sums[1] + r * TILE), _mm512_set1_ps(added[r + TILE]));
     }
-    transpose(low);
-    transpose(high);
+    transpose((Words *)low);
+    transpose((Words *)high);
     const __mmask32 mask = outputs < PANEL ? (1u << outputs) - 1 : ~0u;
     for (int t = 0; t < tokens; t++) {
         __m512i halves = (__m512i)_mm512_cvtne2ps_pbh((__m512)high[t], (__m512)low[t]);

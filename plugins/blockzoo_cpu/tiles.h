@@ -2,7 +2,7 @@
 #ifndef BLOCKZOO_TILES_H
 #define BLOCKZOO_TILES_H
 
-#include "common.h"
+#include "transpose.h"
 
 #if defined(__x86_64__) && defined(__linux__) && ((defined(__clang__) && __clang_major__ >= 12) || (!defined(__clang__) && __GNUC__ >= 11))
 #define TILES /* this compiler knows them */
@@ -29,31 +29,6 @@ AMX static inline TileConfig configure_tiles(void) {
 }
 
 AMX static inline void put_tiles_back(TileConfig before) { __asm__ volatile("ldtilecfg %0" ::"m"(before)); }
-
-/* 16 x 16 numbers of four bytes. */
-AMX static inline void transpose(__m512i rows[TILE]) {
-    __m512i a[TILE];
-    for (int i = 0; i < TILE; i += 2) {
-        a[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
-        a[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
-    }
-    for (int i = 0; i < TILE; i += 4) {
-        rows[i] = _mm512_unpacklo_epi64(a[i], a[i + 2]);
-        rows[i + 1] = _mm512_unpackhi_epi64(a[i], a[i + 2]);
-        rows[i + 2] = _mm512_unpacklo_epi64(a[i + 1], a[i + 3]);
-        rows[i + 3] = _mm512_unpackhi_epi64(a[i + 1], a[i + 3]);
-    }
-    for (int i = 0; i < 4; i++) {
-        a[i] = _mm512_shuffle_i32x4(rows[i], rows[i + 4], 0x88);
-        a[i + 4] = _mm512_shuffle_i32x4(rows[i], rows[i + 4], 0xdd);
-        a[i + 8] = _mm512_shuffle_i32x4(rows[i + 8], rows[i + 12], 0x88);
-        a[i + 12] = _mm512_shuffle_i32x4(rows[i + 8], rows[i + 12], 0xdd);
-    }
-    for (int i = 0; i < 8; i++) {
-        rows[i] = _mm512_shuffle_i32x4(a[i], a[i + 8], 0x88);
-        rows[i + 8] = _mm512_shuffle_i32x4(a[i], a[i + 8], 0xdd);
-    }
-}
 
 #endif
 

@@ -17,13 +17,15 @@ from blockzoo_blocks.quantizers.mxfp4 import MXFP4Config
 from blockzoo_cpu import library, linear, mixing
 from blockzoo_cpu.activations import GELU_TANH, GELU_TANH_BACKWARD
 from blockzoo_cpu.attention import ATTEND
+from blockzoo_cpu.blocked_attention import BLOCKED
 from blockzoo_cpu.calls import OPERATIONS, Operation
+from blockzoo_cpu.causal_attention import CausalAttention
 from blockzoo_cpu.linear import ROWS
 from blockzoo_cpu.player import PLAYER, told
 from blockzoo_cpu.pointwise import GATE_SPAN, LAYER_ROWS, NORM_ROWS, TURN_HEADS
 from blockzoo_cpu.prefill import tiled
 from blockzoo_cpu.products import stored
-from blockzoo_cpu.tiled_attention import BACKWARD, FORWARD
+from blockzoo_cpu.tiled_attention import TILED
 
 pytestmark = pytest.mark.skipif(library.compiler() is None, reason="no C compiler on this machine")
 F32, BF16 = torch.float32, torch.bfloat16
@@ -40,8 +42,10 @@ STRUCTS = {
     "mix_experts": ("mixing.c", "Mix"),
     "add": ("steps.c", "Sum"),
     "copy": ("steps.c", "Copy"),
-    "tiled_attention": ("tiled_attention.h", "TiledAttention"),
-    "tiled_attention_backward": ("tiled_attention_backward.c", "TiledAttentionBackward"),
+    "tiled_attention": ("causal_attention.h", "CausalAttention"),
+    "tiled_attention_backward": ("causal_attention.h", "CausalAttentionBackward"),
+    "blocked_attention": ("causal_attention.h", "CausalAttention"),
+    "blocked_attention_backward": ("causal_attention.h", "CausalAttentionBackward"),
 }
 
 
@@ -98,12 +102,12 @@ def of_heads(dtype: torch.dtype) -> list[tuple[Any, ...]]:
     return made
 
 
-def of_training(tokens: int) -> list[tuple[Operation[Any], tuple[Any, ...]]]:
+def of_training(op: CausalAttention, dtype: torch.dtype, tokens: int) -> list[tuple[Operation[Any], tuple[Any, ...]]]:
     """Queries of two heads of keys, forward and backward, with a window and sinks."""
-    q, dy = drawn(2, 4, tokens, 32, dtype=BF16), drawn(2, 4, tokens, 48, dtype=BF16)
-    k, v, sinks = drawn(2, 2, tokens, 32, dtype=BF16), drawn(2, 2, tokens, 48, dtype=BF16), drawn(4)
-    y, log_sum_exp = FORWARD(q, k, v, sinks, 50, 0.2)
-    return [(FORWARD, (q, k, v, sinks, 50, 0.2)), (BACKWARD, (q, k, v, sinks, y, log_sum_exp, dy, 50, 0.2))]
+    q, dy = drawn(2, 4, tokens, 32, dtype=dtype), drawn(2, 4, tokens, 48, dtype=dtype)
+    k, v, sinks = drawn(2, 2, tokens, 32, dtype=dtype), drawn(2, 2, tokens, 48, dtype=dtype), drawn(4)
+    y, log_sum_exp = op.forward(q, k, v, sinks, 50, 0.2)
+    return [(op.forward, (q, k, v, sinks, 50, 0.2)), (op.backward, (q, k, v, sinks, y, log_sum_exp, dy, 50, 0.2))]
 
 
 def every_call() -> list[tuple[Operation[Any], tuple[Any, ...]]]:
@@ -125,13 +129,14 @@ def every_call() -> list[tuple[Operation[Any], tuple[Any, ...]]]:
     for n in (17, 20003):
         x = drawn(n, dtype=BF16)
         made += [(GELU_TANH, (x,)), (GELU_TANH_BACKWARD, (x, x.flip(0)))]
-    for tokens in (9, 200) if tiled() else ():
-        made += of_training(tokens)
+    for tokens in (9, 200):
+        made += of_training(BLOCKED, F32, tokens)
+        made += of_training(TILED, BF16, tokens) if tiled() else []
     return made
 
 
 def test_every_operation_is_tried() -> None:
-    elsewhere = {"add", "copy"} if tiled() else {"add", "copy", FORWARD.name, BACKWARD.name}
+    elsewhere = {"add", "copy"} if tiled() else {"add", "copy", TILED.forward.name, TILED.backward.name}
     assert {operation.name for operation, _ in every_call()} | elsewhere == set(OPERATIONS) == set(STRUCTS)
 
 
@@ -263,7 +268,7 @@ def test_a_struct_has_the_size_that_c_gives_it() -> None:
     steps = [noted(torch.add, (y, y), y), noted(torch.clone, (y,), y)]
     sizes = {name: len(packed) for name, packed in (told(call, call.args) or ("", b"") for call in steps)}
     operations = [operation for operation, _ in every_call()]
-    sizes |= {operation.name: operation.members.size for operation in (*operations, FORWARD, BACKWARD)}
+    sizes |= {operation.name: operation.members.size for operation in (*operations, TILED.forward, TILED.backward)}
     for file in {file for file, _ in STRUCTS.values()}:
         of_file = {name: sizes[name] for name, (where, _) in STRUCTS.items() if where == file}
         checks = [f'_Static_assert(sizeof({STRUCTS[name][1]}) == {size}, "{name}");' for name, size in of_file.items()]

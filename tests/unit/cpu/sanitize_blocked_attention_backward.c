@@ -1,0 +1,5 @@
+/* Runs attention's backward in float32 on buffers of exactly the size that it may touch, for the sanitizers to watch. */
+#include "sanitize_causal.h"
+#include "blocked_attention_backward.c"
+
+int main(void) { return shapes(backward, &BLOCKED_ATTENTION_BACKWARD, F32, 0); }
