@@ -159,6 +159,10 @@ class NormConfig(BlockConfig):
 
     kind: ClassVar[str] = "norm"
 
+    def refuses(self, dim: int) -> str | None:
+        """Why vectors of this width can't be normed, or None. It may be the width of a head, or of all heads."""
+        return None
+
     def build(self, dim: int) -> nn.Module:
         raise NotImplementedError
 

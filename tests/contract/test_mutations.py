@@ -19,7 +19,7 @@ from torch import Tensor
 
 from blockzoo.blocks import BlockConfig
 from blockzoo.checkpoints.config_json import ConfigJSON
-from blockzoo.checkpoints.family import Family
+from blockzoo.checkpoints.family import Family, Sample
 from blockzoo.checkpoints.keymap import KeyMap, Rule, same
 from blockzoo.config.schema import ModelConfig
 from blockzoo.kernels import YES, Example, no
@@ -477,6 +477,28 @@ def test_without_finish_no_check_leads_astray() -> None:
             family_check(wrong, check).run()
 
 
+def shared_norm(values: Mapping[str, Any]) -> dict[str, Any]:
+    config = GPT2.layouts["hf"].read_config({key: value for key, value in values.items() if key != "shared"})
+    return {**config, "residual": {"type": "parallel", "shared_norm": values.get("shared", False)}}
+
+
+def test_a_rule_that_another_sample_needs_is_not_blamed() -> None:
+    """Two rules share a stored name, one for a norm of both branches and one for the mixer's; another is missing."""
+    layout = GPT2.layouts["hf"]
+    first = layout.samples[0].config_json
+    both = {part: same("{prefix}h.{layer}.ln_1." + part, "layers.{layer}.norm." + part) for part in ("weight", "bias")}
+    rules = (*(rule for rule in layout.keys.rules if "ln_2" not in rule.stored), *both.values())
+    broken = replace(
+        layout,
+        keys=replace(layout.keys, rules=rules),
+        read_config=shared_norm,
+        samples=(Sample({**first, "shared": True}), Sample(first)),
+    )
+    message = caught(family_check(replace(GPT2, layouts={"hf": broken}), "every_rule_counts"))
+    assert "no place for these tensors: layers.0.ffn_norm.bias" in message
+    assert "misspelt" not in message
+
+
 def test_recorded_windows_that_show_nothing_are_refused() -> None:
     family = builtin_registry().families()["qwen3"]
     layout = family.layouts["hf"]
@@ -571,6 +593,18 @@ def test_options_that_no_sample_sets_are_told() -> None:
     ):
         told.run()
     check_of("norm", "none", blocks.Norm, "options_tried").run()
+
+
+def test_widths_that_a_norm_refuses_are_skipped_visibly() -> None:
+    for check in checks_of(*registered("norm", "pairs", blocks.NormsPairsAndSaysSo)):
+        if check.name in ("any_width", "statics"):
+            continue
+        check.run()
+    with pytest.raises(CheckSkipped, match=r"tried at 8, 24: refuses\(27\) says 'it norms pairs, found 27 features'"):
+        check_of("norm", "pairs", blocks.NormsPairsAndSaysSo, "any_width").run()
+    message = caught(check_of("norm", "pairs", blocks.NormsPairs, "any_width"))
+    assert message.startswith("pairs(): at width 27: RuntimeError: ")
+    assert message.endswith("make it work there, or have refuses(dim) say why it can't")
 
 
 def test_there_are_many_faults() -> None:

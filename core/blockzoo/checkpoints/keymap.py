@@ -53,7 +53,7 @@ class Target(NamedTuple):
 
 @dataclass(frozen=True)
 class Rule:
-    """One stored tensor <-> the canonical ones in it.
+    """One stored tensor <-> the canonical ones in it. Raises TypeError for a string in place of their tuple.
 
     ``transposed``: its last two axes are swapped. Where it holds several, they lie along ``axis`` (negative,
     counted after the swap): one after the other, or interleaved (even rows the first, odd rows the second).
@@ -64,6 +64,10 @@ class Rule:
     transposed: bool = False
     axis: int = -1
     interleaved: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.canonical, str):  # it would be taken for a tuple of letters
+            raise TypeError(f'the rule \'{self.stored}\': canonical is a tuple: write ("{self.canonical}",)')
 
     @property
     def plain(self) -> bool:

@@ -213,6 +213,10 @@ class _Assembly:
         model = self.parser.section(ModelConfig, self.root.replaced(entries), "the model")
         if model is not None and model.config.embedding.tied and model.config.head.quantizer is not None:
             self.problems.at_key(head, "quantizer", "the unembedding is tied: its quantizer is the embedding's")
+        if model is not None:
+            for section in ("embedding", "head"):
+                if norm := entries[section].get("norm"):
+                    self._norms(getattr(model.config, section).norm, norm)
         return model
 
     def _layer(self, index: int, layer: Layer) -> tuple[LayerConfig | None, dict[str, Parsed]]:
@@ -258,7 +262,7 @@ class _Assembly:
         return none or position
 
     def _fits(self, config: LayerConfig, layer: Layer) -> None:
-        """Whether the blocks of a layer fit each other: the position the mixer, the quantizer the weights."""
+        """Whether the blocks of a layer fit: the position the mixer, the norm the width, the quantizer the weights."""
         dims = self.parser.dims
         if dims is None:
             return
@@ -266,10 +270,17 @@ class _Assembly:
         reasons = [] if mixer is None else list(mixer.check_position(dims, position))
         for reason in reasons:
             self.problems.at(layer["position"].node, reason)
+        if config.norm.refuses(dims.d_model) and config.residual.norms(mixer is not None, ffn is not None):
+            self._norms(config.norm, layer["norm"].node)
         if mixer is not None and mixer.quantizer is not None and not reasons:
             self._packs(layer, "mixer", mixer.quantizer, mixer.cost(dims, position, 1))
         if ffn is not None and ffn.quantizer is not None:
             self._packs(layer, "ffn", ffn.quantizer, ffn.cost(dims))
+
+    def _norms(self, norm: NormConfig | None, node: Node) -> None:
+        """Whether a norm takes the width of the residual stream."""
+        if norm is not None and self.parser.dims is not None and (reason := norm.refuses(self.parser.dims.d_model)):
+            self.problems.at(node, reason)
 
     def _packs(self, layer: Layer, slot: str, quantizer: QuantizerConfig, cost: Cost) -> None:
         matrices: dict[str, str] = {}  # a refusal -> the first that it is about

@@ -82,13 +82,19 @@ def parts_of(config: ModelConfig) -> Iterator[BaseModel]:
 
 
 def complaints(config: ModelConfig) -> Iterator[str]:
-    """What blocks say of a config that wasn't read from YAML: between fields, with dims, positions and quantizers."""
+    """What blocks say of a config that wasn't read from YAML: between fields, with dims, norms, positions and quantizers."""
     dims = config.dims
+    for section, norm in (("embedding", config.embedding.norm), ("head", config.head.norm)):
+        if norm is not None and (reason := norm.refuses(config.d_model)):
+            yield f"{section}.norm: {reason}"
     for layer in {id(layer): layer for layer in config.layers}.values():
         for name in LayerConfig.model_fields:
             block = getattr(layer, name)
             if block is not None:
                 yield from (f"{name}.{field}: {message}" for field, message in block.check(dims))
+        refusal = layer.norm.refuses(config.d_model)
+        if refusal and layer.residual.norms(layer.mixer is not None, layer.ffn is not None):
+            yield f"norm: {refusal}"
         if layer.mixer is not None:
             reasons = list(layer.mixer.check_position(dims, layer.position))
             yield from reasons

@@ -10,7 +10,14 @@ from collections.abc import Mapping
 from itertools import product
 from typing import Any
 
-from blockzoo.blocks import AdditivePositionConfig, AttentionPositionConfig, BlockConfig, MixerConfig, QuantizerConfig
+from blockzoo.blocks import (
+    AdditivePositionConfig,
+    AttentionPositionConfig,
+    BlockConfig,
+    MixerConfig,
+    NormConfig,
+    QuantizerConfig,
+)
 from blockzoo.config import load_config
 from blockzoo.config.schema import LayerConfig, ModelConfig
 from blockzoo.registry import Registry
@@ -114,6 +121,8 @@ def _wider(said: Any, times: int) -> Any:
 def placed(model: ModelConfig, block: BlockConfig, registry: Registry) -> ModelConfig:
     """The model with this block in every slot of its kind. Raises Unfit with the reason where it doesn't go there."""
     problems = [f"{field}: {message}" for field, message in block.check(model.dims)]
+    if isinstance(block, NormConfig) and (reason := block.refuses(model.d_model)):
+        problems.append(reason)
     if problems:
         raise Unfit(f"{model.name}: {'; '.join(problems)}")
     if isinstance(block, AdditivePositionConfig):

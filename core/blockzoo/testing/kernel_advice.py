@@ -90,6 +90,15 @@ def _is_option(value: Any, usual: Any) -> bool:
     return isinstance(value, Tensor) or (plain and value is not None and value != usual)
 
 
+def rounding(example: Example, dtype: torch.dtype, off: float, within: float) -> str:
+    """What to do where a narrow dtype's result is off by so little that it is rounded too often."""
+    if dtype.itemsize > 2 or off > 10 * within:
+        return ""
+    if example.within is not None:
+        return "; its numbers show a single rounding: round where the reference rounds"
+    return f", nor is it as near as that to what float64 gives: compute in float32, round once, or say no to {dtype}"
+
+
 def packed(example: Example) -> str:
     """Where the weight is a quantizer's tensors: which."""
     if example.kwargs.get("quantizer") is None:

@@ -13,7 +13,17 @@ from torch import Tensor
 from blockzoo.blocks import MixerConfig
 from blockzoo.testing.check import CheckSkipped, need, need_close
 from blockzoo.testing.numerics import FEW_ULP
-from blockzoo.testing.subjects import BATCH, LENGTH, BlockSubject, draw, inputs, padded_step, step_of
+from blockzoo.testing.subjects import (
+    BATCH,
+    LENGTH,
+    BlockSubject,
+    draw,
+    inputs,
+    kin_of,
+    padded_step,
+    repositioned,
+    step_of,
+)
 
 CACHED = 1e-5  # of the greatest value, float32: the order of sums may differ
 
@@ -110,4 +120,33 @@ def position_shift(subject: BlockSubject) -> None:
     need_close(there, here, 1e-5, f"{what} (or say shift_invariant = False)")
 
 
-CHECKS = (causality, mixes, window, padding, position_shift)
+HEEDED = {
+    "rotating": "turn queries and keys by q, k = self.position.rotate(q, k, step)",
+    "biasing": "add bias=self.position.bias(step.positions, keys.positions) to the call of attention, or to the scores",
+}
+"""What a mixer does with a position, by form."""
+
+
+def position_counts(subject: BlockSubject) -> None:
+    """Of each form of position that it takes, another one (another theta, other slopes) changes its outputs."""
+    assert subject.position is not None
+    form = subject.position.form
+    if form == "none":
+        raise CheckSkipped("takes no position: positions is {'none'}")
+    alike = (one for one in kin_of(subject) if one.position == subject.position)
+    need(
+        _heeds_position(subject) or any(map(_heeds_position, alike)),
+        f"takes positions of form '{form}', but any two of them give the same outputs, so it doesn't see the tokens'"
+        f" order: {HEEDED[form]}; or take '{form}' out of `positions`",
+    )
+
+
+def _heeds_position(subject: BlockSubject) -> bool:
+    """Whether its outputs, weights equal, are others with some other position of the same form."""
+    with torch.no_grad():
+        here = full_pass(subject, subject.build(), inputs())
+        others = (full_pass(other, other.build(), inputs()) for other in repositioned(subject))
+        return any(not torch.equal(here, there) for there in others)
+
+
+CHECKS = (causality, mixes, window, padding, position_shift, position_counts)

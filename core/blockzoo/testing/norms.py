@@ -6,10 +6,12 @@ import torch
 
 from blockzoo.blocks import NormConfig
 from blockzoo.initialization import draw as starting
-from blockzoo.testing.check import need, need_close
+from blockzoo.testing.check import CheckFailed, CheckSkipped, need, need_close, one_line
 from blockzoo.testing.houses import HOUSES, house
 from blockzoo.testing.numerics import FEW_ULP
 from blockzoo.testing.subjects import DIMS, BlockSubject, draw, inputs, step_of
+
+WIDTHS = (8, 24, 27)
 
 
 def any_leading_shape(subject: BlockSubject) -> None:
@@ -25,12 +27,34 @@ def any_leading_shape(subject: BlockSubject) -> None:
 
 
 def any_width(subject: BlockSubject) -> None:
-    """It builds for other widths too: heads are narrower than the model."""
-    assert isinstance(subject.config, NormConfig)
-    for dim in (8, 24):
-        has = {name: tuple(parameter.shape) for name, parameter in subject.config.build(dim).named_parameters()}
-        said = {name: parameter.shape for name, parameter in subject.config.cost(dim).parameters.items()}
-        need(has == said, f"at width {dim} the module has {has}, cost() says {said}")
+    """It works at other widths too, odd ones among them: heads are narrower than the model. Or it refuses them."""
+    config = subject.config
+    assert isinstance(config, NormConfig)
+    refused = {dim: reason for dim in WIDTHS if (reason := config.refuses(dim)) is not None}
+    for dim in WIDTHS:
+        if dim not in refused:
+            _works_at(config, dim)
+    for dim, reason in refused.items():
+        sentence = isinstance(reason, str) and len(reason) > 5
+        need(sentence, f"refuses({dim}) gives {reason!r}, not a sentence that says why, or None")
+    if refused:
+        tried = ", ".join(str(dim) for dim in WIDTHS if dim not in refused) or "none"
+        dim, reason = next(iter(refused.items()))
+        raise CheckSkipped(f"of the widths {WIDTHS} tried at {tried}: refuses({dim}) says {reason!r}")
+
+
+def _works_at(config: NormConfig, dim: int) -> None:
+    try:
+        module = config.build(dim)
+        has = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
+        said = {name: parameter.shape for name, parameter in config.cost(dim).parameters.items()}
+        with torch.no_grad():
+            y = module(draw(3, dim))
+    except Exception as error:
+        advice = "make it work there, or have refuses(dim) say why it can't"
+        raise CheckFailed(f"at width {dim}: {one_line(error)}: {advice}") from error
+    need(has == said, f"at width {dim} the module has {has}, cost() says {said}")
+    need(y.shape == (3, dim), f"at width {dim} (3, {dim}) goes in and {tuple(y.shape)} comes out")
 
 
 def changes_something(subject: BlockSubject) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -43,6 +43,24 @@ def tensors_of(value: Any) -> Iterator[Tensor]:
 
 def inputs_of(example: Example) -> list[Tensor]:
     return [*tensors_of(example.args), *tensors_of(example.kwargs)]
+
+
+def in_float64(example: Example) -> Example:
+    """The same numbers, wider. Packed weights stay as they are: their numbers are in no dtype but the quantizer's."""
+    packed = example.kwargs.get("quantizer") is not None
+    args = (*example.args[:1], *_wide(example.args[1:])) if packed else _wide(example.args)
+    return replace(example, args=args, kwargs=_wide(example.kwargs))
+
+
+def _wide(value: Any) -> Any:
+    if isinstance(value, Tensor) and value.is_floating_point():
+        return value.double()
+    if isinstance(value, Mapping):
+        return {name: _wide(inner) for name, inner in value.items()}
+    if isinstance(value, tuple):
+        inner = map(_wide, value)
+        return tuple(inner) if type(value) is tuple else type(value)(*inner)  # Keys and its like are tuples too
+    return value
 
 
 def tolerances(subject: OpSubject) -> None:

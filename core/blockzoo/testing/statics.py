@@ -40,7 +40,10 @@ def _held_to_its_word(name: str, slot: Slot, phase: Phase) -> Callable[..., Tens
 
     def compared(*args: Any, **kwargs: Any) -> Tensor:
         problem = disagreement(slot.op, slot.static, args, kwargs, may_leave_out=phase != "train")
-        need(problem is None, f"'{name}' in {phase}: {problem}: say in its Slot what forward passes")
+        need(
+            problem is None,
+            f"'{name}' in {phase}: {problem}: pass it in the call, or, if that is meant, say so in the Slot",
+        )
         return function(*args, **kwargs)
 
     return compared

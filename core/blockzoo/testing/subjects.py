@@ -147,6 +147,16 @@ def kin_of(subject: BlockSubject, configs: Sequence[BlockConfig] | None = None) 
         yield from _subjects("", config, subject.registry)
 
 
+def repositioned(subject: BlockSubject) -> Iterator[BlockSubject]:
+    """A mixer's sample with each other sample of its position: one of the same form, with another theta or slope."""
+    config, position = subject.config, subject.position
+    assert isinstance(config, MixerConfig)
+    assert position is not None
+    for other in type(position).samples():
+        if other != position and _takes(config, other):
+            yield _mixer(subject.sample, config, other, subject.registry)
+
+
 def _labelled(name: str, samples: Sequence[BlockConfig]) -> Iterator[tuple[str, BlockConfig]]:
     """Samples with what messages call them: numbered where there are several."""
     for number, sample in enumerate(samples, start=1):
@@ -159,6 +169,9 @@ def _subjects(label: str, config: BlockConfig, registry: Registry) -> Iterator[B
     need(not problems, f"{label}: samples() gives one that check() refuses for {DIMS}: {'; '.join(problems)}")
     if isinstance(config, NormConfig):
         dim = DIMS.d_model
+        need(
+            not config.refuses(dim), f"{label}: samples() gives one that refuses the width {dim}: {config.refuses(dim)}"
+        )
         yield _subject(label, config, registry, lambda: config.build(dim), lambda c: config.cost(dim), _plain)
     elif isinstance(config, FFNConfig):
         yield _subject(label, config, registry, lambda: config.build(DIMS), lambda c: config.cost(DIMS), _first)
@@ -196,8 +209,12 @@ def _mixers(label: str, config: MixerConfig, registry: Registry) -> Iterator[Blo
     need("none" in config.positions, "positions lacks 'none': a layer may have no position")
     taken = [position for form, position in positions_by_form(registry).items() if form in config.positions]
     for position in taken:
-        if next(iter(config.check_position(DIMS, position)), None) is None:
+        if _takes(config, position):
             yield _mixer(label, config, position, registry)
+
+
+def _takes(config: MixerConfig, position: AttentionPositionConfig) -> bool:
+    return next(iter(config.check_position(DIMS, position)), None) is None
 
 
 def _mixer(label: str, config: MixerConfig, position: AttentionPositionConfig, registry: Registry) -> BlockSubject:

@@ -116,21 +116,27 @@ class ToyBiasConfig(AttentionPositionConfig):
 
     form: ClassVar[PositionForm] = "biasing"
 
+    steepness: float = 1.0
+
+    @classmethod
+    def samples(cls) -> list[ToyBiasConfig]:
+        return [cls(), cls(steepness=3.0)]
+
     def build(self, head_dim: int, n_heads: int) -> nn.Module:
-        return ToyBias(n_heads)
+        return ToyBias(n_heads, self.steepness)
 
 
 class ToyBias(nn.Module):
     """Another slope for each head."""
 
-    def __init__(self, n_heads: int) -> None:
+    def __init__(self, n_heads: int, steepness: float) -> None:
         super().__init__()
-        self.n_heads = n_heads
+        self.n_heads, self.steepness = n_heads, steepness
 
     def rotate(self, q: Tensor, k: Tensor, step: Step) -> tuple[Tensor, Tensor]:
         return q, k
 
     def bias(self, positions: Tensor, key_positions: Tensor) -> Tensor:
         distance = (positions[:, None, :, None] - key_positions[:, None, None, :]).clamp(min=0)  # (B, 1, T, S)
-        slopes = torch.arange(1, self.n_heads + 1, device=positions.device) / self.n_heads
+        slopes = self.steepness * torch.arange(1, self.n_heads + 1, device=positions.device) / self.n_heads
         return -distance.float().sqrt() * slopes[:, None, None]

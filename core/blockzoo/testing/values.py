@@ -17,6 +17,9 @@ from blockzoo.errors import BlockzooError
 from blockzoo.testing.check import CheckSkipped, need
 from blockzoo.testing.families import FamilySubject, finishes
 
+SAMPLES, WRITTEN = "config.json", "write_config's config.json"
+"""Whose keys: the sample's own, or those that ``write_config`` makes of its model."""
+
 
 def every_value_counts(subject: FamilySubject) -> None:
     """Another value of a key of config.json is another model, or an error, in one of the samples at least."""
@@ -24,13 +27,13 @@ def every_value_counts(subject: FamilySubject) -> None:
     layout = subject.family.layouts[subject.layout]
     samples = [replace(subject, sample=sample) for sample in layout.samples]
     documents = [document for s in samples for document in (s.sample.config_json, layout.write_config(s.config()))]
-    written = layout.write_config(subject.config())
-    for path in sorted({*paths(subject.sample.config_json), *((key,) for key in written)}):
+    written, own = layout.write_config(subject.config()), set(paths(subject.sample.config_json))
+    for path in sorted({*own, *((key,) for key in written)}):
         if path[-1] in HARMLESS or ".".join(path) in layout.harmless:
             continue
         need(
             any(_counts(subject, document, path) for document in documents),
-            f"config.json's '{'.'.join(path)}' may have any value, and the model stays the same: use it, refuse others"
+            f"{SAMPLES if path in own else WRITTEN}'s '{'.'.join(path)}' may have any value, and the model stays the same: use it, refuse others"
             " with must_be, or say that it changes nothing in Layout(harmless=...)",
         )
 
@@ -63,10 +66,11 @@ def null_is_none(subject: FamilySubject) -> None:
     """A null in config.json is none where the model may have none, and not the default of a key left out."""
     _need_finish(subject)
     layout = subject.family.layouts[subject.layout]
-    for document in (subject.sample.config_json, layout.write_config(subject.config())):
+    written = layout.write_config(subject.config())
+    for whose, document in ((SAMPLES, subject.sample.config_json), (WRITTEN, written)):
         for path in paths(document):
             key = ".".join(path)
-            null = _null(subject, document, path, key)
+            null = _null(subject, document, path, f"{whose}'s '{key}'")
             if null is None or path[-1] in HARMLESS or key in layout.harmless | layout.null_is_default:
                 continue
             (without,) = changed(document, path, [GONE])
@@ -79,13 +83,13 @@ def null_is_none(subject: FamilySubject) -> None:
             }
             need(
                 not options,
-                f"config.json's '{key}' as null reads as its default, as if it were left out, though"
+                f"{whose}'s '{key}' as null reads as its default, as if it were left out, though"
                 f" {', '.join(sorted(options))} may be none: ask keys.is_null('{path[-1]}') and say none, or say"
                 f" Layout(null_is_default={{'{key}'}}) if null means the default here",
             )
 
 
-def _null(subject: FamilySubject, document: Mapping[str, Any], path: Path, key: str) -> ModelConfig | None:
+def _null(subject: FamilySubject, document: Mapping[str, Any], path: Path, what: str) -> ModelConfig | None:
     """Null is a model or refused, like any value: files have it where an option is unset."""
     (with_null,) = changed(document, path, [None])
     try:
@@ -93,7 +97,7 @@ def _null(subject: FamilySubject, document: Mapping[str, Any], path: Path, key: 
     except Exception as error:
         need(
             False,
-            f"config.json's '{key}' as null raises {type(error).__name__}: {error}: ConfigJSON's readers"
+            f"{what} as null raises {type(error).__name__}: {error}: ConfigJSON's readers"
             " take null for absent; where it says something else, ask keys.is_null",
         )
     return None

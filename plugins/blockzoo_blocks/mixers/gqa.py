@@ -103,6 +103,11 @@ class GQAConfig(MixerConfig):
         """head_dim."""
         return dims.d_model // self.n_heads if self.head_dim is None else self.head_dim
 
+    def _normed(self, dims: Dims) -> tuple[int, int]:
+        """The widths that ``qk_norm`` works on, of queries and of keys."""
+        width = self.width(dims)
+        return (width, width) if self.qk_norm_over == "head" else (self.n_heads * width, self.kv_heads() * width)
+
     def has_bias(self, projection: Projection) -> bool:
         return self.bias if isinstance(self.bias, bool) else projection in self.bias
 
@@ -116,6 +121,9 @@ class GQAConfig(MixerConfig):
             yield "n_kv_heads", f"n_heads {self.n_heads} is not a multiple of n_kv_heads {self.kv_heads()}"
         if self.qk_norm_over == "projection" and self.qk_norm_placement == "after":
             yield "qk_norm_placement", "a norm over the whole projection stands before the rotation"
+        if self.qk_norm is not None and self.width(dims):
+            reasons = (self.qk_norm.refuses(width) for width in dict.fromkeys(self._normed(dims)))
+            yield from (("qk_norm", reason) for reason in reasons if reason)
 
     def explicit(self, dims: Dims) -> GQAConfig:
         head_dim = self.width(dims)
@@ -133,14 +141,14 @@ class GQAConfig(MixerConfig):
 
     def build(self, dims: Dims, position: AttentionPositionConfig) -> GroupedQueryAttention:
         heads, kv_heads, width = self.n_heads, self.kv_heads(), self.width(dims)
-        whole = self.qk_norm_over == "projection"
+        q_normed, k_normed = self._normed(dims)
         return GroupedQueryAttention(
             q=nn.Linear(dims.d_model, heads * width, bias=self.has_bias("q")),
             k=nn.Linear(dims.d_model, kv_heads * width, bias=self.has_bias("k")),
             v=nn.Linear(dims.d_model, kv_heads * width, bias=self.has_bias("v")),
             o=nn.Linear(heads * width, dims.d_model, bias=self.has_bias("o")),
-            q_norm=self.qk_norm.build(heads * width if whole else width) if self.qk_norm else nn.Identity(),
-            k_norm=self.qk_norm.build(kv_heads * width if whole else width) if self.qk_norm else nn.Identity(),
+            q_norm=self.qk_norm.build(q_normed) if self.qk_norm else nn.Identity(),
+            k_norm=self.qk_norm.build(k_normed) if self.qk_norm else nn.Identity(),
             position=position.build(width, heads),
             sinks=nn.Parameter(torch.empty(heads)) if self.sinks else None,
             recipe=self,
@@ -157,9 +165,9 @@ class GQAConfig(MixerConfig):
         cost += linear_cost(heads * width, dims.d_model, bias=self.has_bias("o"), role=Role.RESIDUAL_OUTPUT).under("o")
         cost += position.cost(width, heads).under("position")
         if self.qk_norm is not None:
-            whole = self.qk_norm_over == "projection"
-            cost += self.qk_norm.cost(heads * width if whole else width).under("q_norm")
-            cost += self.qk_norm.cost(kv_heads * width if whole else width).under("k_norm")
+            q_normed, k_normed = self._normed(dims)
+            cost += self.qk_norm.cost(q_normed).under("q_norm")
+            cost += self.qk_norm.cost(k_normed).under("k_norm")
         if self.sinks:
             cost += Cost({"sinks": Parameter((heads,), Role.SINK)})
         scores_and_values = 2 * 2 * heads * width * seen

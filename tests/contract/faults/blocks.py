@@ -132,6 +132,42 @@ class OneWidthOnly(Norm):
         return NormModule(32, self.formula)
 
 
+class NormsPairs(Norm):
+    """Fits an even width, and trips over an odd one that it didn't refuse."""
+
+    caught_by: ClassVar[str] = "any_width"
+
+    @staticmethod
+    def formula(x: Tensor, weight: Tensor) -> Tensor:
+        pairs = x.unflatten(-1, (-1, 2))
+        wide = pairs.double() if x.dtype == torch.float64 else pairs.float()
+        normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + 1e-6)
+        return (normed.flatten(-2) * weight).to(x.dtype)
+
+
+class NormsPairsAndSaysSo(NormsPairs):
+    """No fault."""
+
+    caught_by: ClassVar[str] = ""
+
+    def refuses(self, dim: int) -> str | None:
+        return f"it norms pairs, found {dim} features" if dim % 2 else None
+
+
+class RefusesWithoutAReason(NormsPairs):
+    caught_by: ClassVar[str] = "any_width"
+
+    def refuses(self, dim: int) -> Any:
+        return True if dim % 2 else None
+
+
+class RefusesItsOwnSample(Norm):
+    caught_by: ClassVar[str] = "parameters"
+
+    def refuses(self, dim: int) -> str | None:
+        return f"it is for 48 features, found {dim}"
+
+
 class IgnoresItsInput(Norm):
     caught_by: ClassVar[str] = "changes_something"
 

@@ -1,13 +1,23 @@
-"""RMSNorm's two roundings, against the two published models that differ in them."""
+"""Norms against the published models and modules that they stand for, and the widths that one may refuse."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 import torch
+from pydantic import Field
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 from transformers.models.gpt_oss.modeling_gpt_oss import GptOssRMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
+from blockzoo.blocks import Cost, NormConfig, Parameter, Role
+from blockzoo.config import load_config
+from blockzoo.errors import ConfigError
+from blockzoo.experiments.scaling import complaints
+from blockzoo.registry import Registrar, Registry
 from blockzoo_blocks.norms.rms_norm import RMSNormConfig
+from tests.conftest import builtin_registry
 
 
 def pair(scale_in_fp32: bool, theirs: torch.nn.Module, offset: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -34,3 +44,69 @@ def test_both_roundings_equal_their_model_in_bfloat16() -> None:
 def test_the_roundings_differ() -> None:
     found, other = pair(True, Qwen3RMSNorm(96, eps=1e-6))
     assert 0.1 < float((found != other).float().mean()) < 0.5
+
+
+class Grouped(NormConfig):
+    """Norms groups of features."""
+
+    size: int = Field(4, description="features of a group")
+
+    def refuses(self, dim: int) -> str | None:
+        return f"{dim} features are no groups of {self.size}" if dim % self.size else None
+
+    def build(self, dim: int) -> torch.nn.Module:
+        return torch.nn.GroupNorm(dim // self.size, dim)
+
+    def cost(self, dim: int) -> Cost:
+        return Cost({name: Parameter((dim,), role) for name, role in (("weight", Role.GAIN), ("bias", Role.BIAS))})
+
+
+@pytest.fixture
+def grouped() -> Registry:
+    registry = builtin_registry()
+    registrar = Registrar(registry, "mine")
+    registrar.block("norm", "grouped", Grouped)
+    registrar.commit()
+    return registry
+
+
+def of(size: int) -> dict[str, Any]:
+    return {"type": "grouped", "size": size}
+
+
+def model(**said: Any) -> dict[str, Any]:
+    mixer = {"type": "gqa", "n_heads": 4, "n_kv_heads": 2, "head_dim": 6, **said.pop("mixer", {})}
+    sizes = {"vocab_size": 8, "context_length": 8, "d_model": 32, "norm": "rms_norm"}
+    ffn = {"type": "mlp", "d_ff": 8, "activation": "relu"}
+    return {"name": "m", **sizes, "layers": {"count": 1, "mixer": mixer, "ffn": ffn}, **said}
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"norm": of(5)}, "norm: 32 features are no groups of 5"),
+        ({"head": {"norm": of(5)}}, "head.norm: 32 features are no groups of 5"),
+        ({"embedding": {"norm": of(5)}}, "embedding.norm: 32 features are no groups of 5"),
+        ({"mixer": {"qk_norm": of(4)}}, "layers.mixer.qk_norm: 6 features are no groups of 4"),
+        (
+            {"mixer": {"qk_norm": of(8), "qk_norm_over": "projection"}},
+            "layers.mixer.qk_norm: 12 features are no groups of 8",
+        ),
+    ],
+)
+def test_a_width_that_a_norm_refuses_is_told_with_its_place(
+    said: dict[str, Any], message: str, grouped: Registry
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        load_config(model(**said), registry=grouped)
+    assert [problem.message for problem in error.value.problems] == [message]
+
+
+def test_a_norm_stands_where_it_refuses_nothing(grouped: Registry) -> None:
+    over = {"qk_norm": of(12), "qk_norm_over": "projection"}
+    config = load_config(model(norm=of(8), mixer=over), registry=grouped)
+    assert not list(complaints(config))
+    narrow = config.model_copy(update={"d_model": 36})
+    assert list(complaints(narrow)) == [f"{place}: 36 features are no groups of 8" for place in ("head.norm", "norm")]
+    no_norms = {"residual": {"type": "sandwich", "pre": False}, "ffn": "none", "mixer": "none", "count": 1}
+    load_config(model(norm=of(5), head={"norm": "none"}, layers=no_norms), registry=grouped)

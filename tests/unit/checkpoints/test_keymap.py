@@ -64,6 +64,11 @@ def test_entries_of_a_model() -> None:
         keys.entries({**wanted, "layers.0.sinks": Want((6,), None)})
 
 
+def test_a_string_in_place_of_the_tuple_is_refused_at_once() -> None:
+    with pytest.raises(TypeError, match=r"""^the rule 'a\.\{layer\}': canonical is a tuple: write \("layers.*q",\)$"""):
+        Rule("a.{layer}", "layers.{layer}.mixer.q", transposed=True)  # type: ignore[arg-type]
+
+
 def test_a_misspelt_place_is_told_with_its_rule() -> None:
     names = ("layers.{layer}.mixer.query.weight", "layers.{layer}.mixer.q.bias", "layers.{layer}.mixer.k.weight")
     keys = KeyMap(tuple(same(f"{{layer}}.{i}", name) for i, name in enumerate(names)))

@@ -85,6 +85,8 @@ class GatedDeltaNetConfig(MixerConfig):
     def check(self, dims: Dims) -> Iterator[tuple[str, str]]:
         if self.n_heads % self.key_heads():
             yield "n_key_heads", f"n_heads {self.n_heads} is not a multiple of n_key_heads {self.n_key_heads}"
+        if reason := self.norm.refuses(self.value_dim):
+            yield "norm", reason
 
     def explicit(self, dims: Dims) -> GatedDeltaNetConfig:
         return self.model_copy(update={"n_key_heads": self.key_heads()})

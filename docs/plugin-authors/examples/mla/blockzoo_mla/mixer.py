@@ -68,6 +68,10 @@ class MLAConfig(MixerConfig):
         small = cls(n_heads=4, kv_rank=16, nope_dim=8, rope_dim=4, v_dim=6, norm=RMSNormConfig())
         return [small, small.model_copy(update={"q_rank": 24, "scale": 0.5})]
 
+    def check(self, dims: Dims) -> Iterator[tuple[str, str]]:
+        ranks = [rank for rank in (self.q_rank, self.kv_rank) if rank is not None]
+        yield from (("norm", reason) for rank in ranks if (reason := self.norm.refuses(rank)))
+
     def explicit(self, dims: Dims) -> MLAConfig:
         default = (self.nope_dim + self.rope_dim) ** -0.5
         return self.model_copy(update={"scale": default if self.scale is None else self.scale})
