@@ -57,7 +57,12 @@ INLINE uint16_t nearest_bf16(float value) { /* to_bf16 */
     return (uint16_t)((bits & 0x7fffffff) > 0x7f800000 ? bits >> 16 | 64 : even);
 }
 
-INLINE float rounded_to(float value, int type) { return type == BF16 ? of_bf16(nearest_bf16(value)) : value; }
+INLINE float rounded_to(float value, int type) { /* of a NaN, itself */
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    const uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000;
+    return type == BF16 ? of_bits((bits & 0x7fffffff) > 0x7f800000 ? bits : rounded) : value;
+}
 
 INLINE float load(const void *numbers, int type, size_t i) {
     return type == BF16 ? of_bf16(((const uint16_t *)numbers)[i]) : ((const float *)numbers)[i];

@@ -13,7 +13,18 @@ enum Activation { SILU, GELU_TANH, RELU, RELU2, SCALED_SILU /* where a call says
 
 INLINE float sigmoid(float x) { return 1 / (1 + exponential(-x)); }
 
+INLINE float sum_of(float sums[16]) { /* by pairs: one after another would be 16 waits */
+    for (int width = 8; width; width /= 2)
+        for (int j = 0; j < width; j++) sums[j] += sums[j + width];
+    return sums[0];
+}
+
 /* --- RMS norm --- */
+
+INLINE float rounded(const void *weight, int weight_type, int type, int i) {
+    const float gain = load(weight, weight_type, i);
+    return weight_type == type ? gain : rounded_to(gain, type);
+}
 
 INLINE void norm_row(const void *x, int type, const void *weight, int weight_type, float eps,
                                                            float offset, int late, void *y, int dim) {
@@ -22,16 +33,15 @@ INLINE void norm_row(const void *x, int type, const void *weight, int weight_typ
     for (; i + 16 <= dim; i += 16)
         for (int j = 0; j < 16; j++) sums[j] += load(x, type, i + j) * load(x, type, i + j);
     for (; i < dim; i++) sum += load(x, type, i) * load(x, type, i);
-    for (int j = 0; j < 16; j++) sum += sums[j];
-    const float scale = 1 / sqrtf(sum / (float)dim + eps);
+    const float scale = 1 / sqrtf((sum + sum_of(sums)) / (float)dim + eps);
     if (late)
         for (i = 0; i < dim; i++) store(y, type, i, load(x, type, i) * scale * (load(weight, weight_type, i) + offset));
     else if (offset == 0)
         for (i = 0; i < dim; i++)
-            store(y, type, i, rounded_to(load(x, type, i) * scale, type) * rounded_to(load(weight, weight_type, i), type));
+            store(y, type, i, rounded_to(load(x, type, i) * scale, type) * rounded(weight, weight_type, type, i));
     else
         for (i = 0; i < dim; i++) {
-            const float gain = rounded_to(rounded_to(load(weight, weight_type, i), type) + offset, type);
+            const float gain = rounded_to(rounded(weight, weight_type, type, i) + offset, type);
             store(y, type, i, rounded_to(load(x, type, i) * scale, type) * gain);
         }
 }
@@ -162,7 +172,7 @@ static void rotary_work(const void *call, char *room, int me, int all) {
     const int64_t size = a->type == BF16 ? 2 : 4, rows = a->batch * a->heads * a->tokens;
     (void)room;
     for (int64_t r = from_of(rows, me, all); r < until_of(rows, me, all); r++) {
-        const int64_t row = r / (a->heads * a->tokens), head = r / a->tokens % a->heads, token = r % a->tokens;
+        const int64_t row = r / (a->heads * a->tokens), token = r / a->heads % a->tokens, head = r % a->heads; /* as projections lie */
         const char *x = a->x + (row * a->x_row + head * a->x_head + token * a->x_token) * size;
         char *y = a->y + (row * a->y_row + head * a->y_head + token * a->y_token) * size;
         const int64_t angle = (row * a->tokens + token) * a->half * size;

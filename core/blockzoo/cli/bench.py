@@ -52,7 +52,11 @@ def command(
         typer.Option(metavar="A,B", help="of decode, prefill, load, training, error; default: the first three"),
     ] = None,
     against: Annotated[
-        list[str] | None, typer.Option(metavar="PEER", help="transformers or llama.cpp on the same weights; repeatable")
+        list[str] | None,
+        typer.Option(
+            metavar="PEER",
+            help="transformers, transformers-compiled or llama.cpp on the same weights; repeatable",
+        ),
     ] = None,
     timeout: Annotated[float, typer.Option(metavar="SECONDS", help="after which a side is given up")] = 1800.0,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON document: every single value")] = False,

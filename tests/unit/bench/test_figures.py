@@ -12,7 +12,7 @@ from blockzoo.bench import roof
 from blockzoo.bench.error import divergence, exact_kernels, logits_of
 from blockzoo.bench.machine import free_memory, peak_bytes, total_memory
 from blockzoo.bench.ours import Ours
-from blockzoo.bench.peers import Job, Prepared, Refused
+from blockzoo.bench.peers import Job, Prepared, Refused, transformers_compiled
 from blockzoo.bench.peers.transformers import PEER, Loop
 from blockzoo.bench.protocol import Request
 from blockzoo.bench.subject import of_folder
@@ -153,6 +153,29 @@ def test_transformers_takes_a_folder_as_it_is(folders: dict[str, Path], tmp_path
     ready = PEER.prepare(job(folders["gpt2"], tmp_path / "scratch"))
     assert isinstance(ready, Prepared)
     assert ready.path == folders["gpt2"]
+
+
+def test_compiled_transformers_does_all_repeats_in_one_process(folders: dict[str, Path], tmp_path: Path) -> None:
+    ready = transformers_compiled.PEER.prepare(job(folders["gpt2"], tmp_path / "scratch"))
+    assert isinstance(ready, Prepared)
+    assert (ready.path, ready.heavy) == (folders["gpt2"], True)
+    assert ready.what.startswith("compiled, static cache, bfloat16")
+    small = transformers_compiled.PEER.prepare(job(folders["gpt-oss-20b"], tmp_path / "other", memory=GB // 2))
+    assert isinstance(small, Refused)
+
+
+@pytest.mark.slow
+def test_compiled_transformers_writes_what_eager_does(folders: dict[str, Path]) -> None:
+    prompt = list(range(3, 20))
+    request = Request(str(folders["gpt2"]), "float32", 1, prompt, 6, 1)
+    sides = []
+    with torch.no_grad():
+        for engine in (Loop(request), transformers_compiled.CompiledLoop(request)):
+            tokens = [engine.read(prompt)]
+            while len(tokens) < 6:
+                tokens.append(engine.step(tokens[-1]))
+            sides.append(tokens)
+    assert sides[0] == sides[1]
 
 
 def test_transformers_gets_a_converted_folder(folders: dict[str, Path], registry: Registry, tmp_path: Path) -> None:

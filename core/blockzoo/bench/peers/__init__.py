@@ -16,7 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-PEERS = {"transformers": f"{__name__}.transformers", "llama.cpp": f"{__name__}.llama_cpp"}
+PEERS = {
+    "transformers": f"{__name__}.transformers",
+    "transformers-compiled": f"{__name__}.transformers_compiled",
+    "llama.cpp": f"{__name__}.llama_cpp",
+}
 """A peer's name on the command line -> its module."""
 
 

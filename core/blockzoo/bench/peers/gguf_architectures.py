@@ -43,7 +43,7 @@ class Architecture:
     """Even layers slide, all with one window; odd ones see everything."""
 
 
-LAYER_NORM = {"type": "blocks:layer_norm", "eps": FREE, "bias": True}
+LAYER_NORM = {"type": "blocks:layer_norm", "eps": FREE, "weight": True, "bias": True}
 RMS_NORM = {"type": "blocks:rms_norm", "eps": FREE, "scale_in_fp32": FREE, "weight_offset": 0.0}
 PLAIN_EMBEDDING = {"tied": FREE, "dropout": FREE, "scale": 1.0, "quantizer": FREE}
 PRE_NORM = {"type": "blocks:pre_norm", "dropout": FREE, "multiplier": 1.0}

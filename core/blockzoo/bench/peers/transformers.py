@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from blockzoo.bench.peers import Job, Prepared, Refused
 from blockzoo.bench.protocol import Reply, Request
-from blockzoo.bench.side import serve, timed
+from blockzoo.bench.side import Engine, serve, timed
 
 RUNTIME = 700 * 10**6
 """What Python with torch and transformers takes beside the weights."""
@@ -74,6 +76,7 @@ class Loop:
         torch.set_num_threads(request.threads)
         torch.set_grad_enabled(False)
         self.model = AutoModelForCausalLM.from_pretrained(request.path, dtype=getattr(torch, request.dtype)).eval()
+        self.forward: Callable[..., Any] = self.model
         self.cache: Any = None
 
     def read(self, tokens: list[int]) -> int:
@@ -88,17 +91,22 @@ class Loop:
     def _next(self, tokens: list[int]) -> int:
         import torch
 
-        out = self.model(input_ids=torch.tensor([tokens]), past_key_values=self.cache, use_cache=True, logits_to_keep=1)
+        out = self.forward(
+            input_ids=torch.tensor([tokens]), past_key_values=self.cache, use_cache=True, logits_to_keep=1
+        )
         return int(out.logits[0, -1].argmax())
 
 
-def measure(request: Request) -> Reply:
-    from dataclasses import replace
-
-    reply = timed(lambda: Loop(request), request)
+def measured(engine: Callable[[Request], Engine], request: Request) -> Reply:
+    """An engine of transformers, timed."""
+    reply = timed(lambda: engine(request), request)
     import transformers
 
     return replace(reply, versions={"transformers": transformers.__version__})
+
+
+def measure(request: Request) -> Reply:
+    return measured(Loop, request)
 
 
 if __name__ == "__main__":
