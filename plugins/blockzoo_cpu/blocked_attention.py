@@ -15,8 +15,7 @@ from torch import Tensor
 
 from blockzoo.kernels import YES, Call, Capabilities, Kernel, Verdict, no
 from blockzoo.step import Keys
-from blockzoo_cpu.causal_attention import CausalAttention
-from blockzoo_cpu.library import problem
+from blockzoo_cpu.causal_attention import CausalAttention, refusal
 from blockzoo_torch.grouped import GROUPED
 from blockzoo_torch.sdpa import SDPA
 
@@ -29,13 +28,7 @@ def supports(capabilities: Capabilities, call: Call) -> Verdict:
         return no("serves training")
     if call.dtype != torch.float32:
         return no(f"serves float32, not {str(call.dtype).removeprefix('torch.')}")
-    if call.static.get("softcap") is not None:
-        return no("has no softcap")
-    if call.static.get("bias"):
-        return no("adds no bias to scores")
-    if call.static.get("dropout"):
-        return no("drops no weights out")
-    return YES if (why := problem()) is None else no(why)
+    return YES if (why := refusal(call)) is None else no(why)
 
 
 def blocked_attention(

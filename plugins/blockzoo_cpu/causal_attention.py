@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from blockzoo.errors import KernelError
+from blockzoo.kernels import Call
 from blockzoo_cpu.calls import OPS, Operation, heads_as_they_lie, lying_as, operation, place
+from blockzoo_cpu.library import problem
 
 
 class CausalAttention:
@@ -61,6 +63,17 @@ class CausalAttention:
         made = getattr(torch.ops.blockzoo_cpu, self.forward.name) if trains(*parts) else self.forward
         y: Tensor = made(*parts, window or 0, scale)[0]  # 0: none
         return y
+
+
+def refusal(call: Call) -> str | None:
+    """Why no type of numbers serves this call, or None."""
+    if call.static.get("softcap") is not None:
+        return "has no softcap"
+    if call.static.get("bias"):
+        return "adds no bias to scores"
+    if call.static.get("dropout"):
+        return "drops no weights out"
+    return problem()
 
 
 def trains(*parts: Tensor | None) -> bool:

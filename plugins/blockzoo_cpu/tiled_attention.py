@@ -18,8 +18,7 @@ from blockzoo.kernels import YES, Call, Capabilities, Kernel, Verdict, no
 from blockzoo.step import Keys
 from blockzoo_blocks.casting import cast_once
 from blockzoo_cpu.blocked_attention import blocked_attention
-from blockzoo_cpu.causal_attention import CausalAttention, trains
-from blockzoo_cpu.library import problem
+from blockzoo_cpu.causal_attention import CausalAttention, refusal, trains
 from blockzoo_cpu.prefill import tiled
 
 
@@ -31,13 +30,7 @@ def supports(capabilities: Capabilities, call: Call) -> Verdict:
         return no("serves training and prompts: many queries")
     if call.dtype != torch.bfloat16 and (call.phase != "train" or call.dtype != torch.float32):
         return no(f"serves bfloat16, and float32 weights that train, not {str(call.dtype).removeprefix('torch.')}")
-    if call.static.get("softcap") is not None:
-        return no("has no softcap")
-    if call.static.get("bias"):
-        return no("adds no bias to scores")
-    if call.static.get("dropout"):
-        return no("drops no weights out")
-    if (why := problem()) is not None:
+    if (why := refusal(call)) is not None:
         return no(why)
     return YES if tiled() else no(NO_TILES)
 

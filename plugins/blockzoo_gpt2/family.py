@@ -68,7 +68,7 @@ KEYS = KeyMap(
 def read_config(values: Mapping[str, Any]) -> dict[str, Any]:
     """config.json -> what YAML would say. Absent keys mean what the published class takes."""
     keys = ConfigJSON(values)
-    keys.flag("reorder_and_upcast_attn", default=False)  # another order for float16's sake, the same function
+    keys.flag("reorder_and_upcast_attn", default=False)
     keys.must_be("add_cross_attention", False)
     d_model = keys.integer("n_embd", "hidden_size", default=768)
     heads = keys.integer("n_head", "num_attention_heads", default=12)
@@ -152,6 +152,7 @@ GPT2 = Family(
             read_config=read_config,
             write_config=write_config,
             samples=samples.HF,
+            harmless=frozenset({"reorder_and_upcast_attn"}),  # another order for float16's sake, the same function
         )
     },
     tokenizer="gpt2",

@@ -22,11 +22,14 @@ from blockzoo.checkpoints.config_json import ConfigJSON
 from blockzoo.checkpoints.family import Family, Sample
 from blockzoo.checkpoints.keymap import KeyMap, Rule, same
 from blockzoo.config.schema import ModelConfig
-from blockzoo.kernels import YES, Example, no
+from blockzoo.kernels import YES, Example, Kernel, no
 from blockzoo.registry import Component, Registrar, Registry
 from blockzoo.testing import Check, CheckFailed, CheckSkipped, checks_of, configs, ops, packages
+from blockzoo.testing.check import error_of
 from blockzoo.testing.suite import BY_KIND
+from blockzoo_blocks.ffn.gate import GATE
 from blockzoo_blocks.mixers.attention import ATTENTION
+from blockzoo_blocks.norms.rms_norm import RMS_NORM
 from blockzoo_gpt2.family import GPT2
 from tests.conftest import builtin_registry
 from tests.contract.faults import blocks, kernels, mixers, quantizers
@@ -122,6 +125,29 @@ def test_an_option_that_does_nothing_is_told_and_no_other() -> None:
         check_of("ffn", "takes", thing, "options_count").run()
     message = caught(check_of("ffn", "forgets", blocks.ForgetsTheActivation, "options_count"))
     assert message.startswith("sample 2 of 2: forgets(activation='relu'): 'activation' does nothing: 'relu' and the")
+
+
+def test_an_option_of_a_section_that_does_nothing_is_told_by_its_path() -> None:
+    message = caught(check_of("ffn", "part", blocks.ForgetsPartOfASection, "options_count"))
+    assert message.startswith("sample 2 of 2: part(around=Around): 'around.shift' does nothing: 1.0 and the default")
+
+
+def test_a_quantizers_option_that_does_nothing_is_told() -> None:
+    message = caught(check_of("quantizer", "idle", quantizers.GroupSizeIgnored, "options_count"))
+    assert "'group_size' does nothing: 16 and the default pack and unpack every weight tried alike" in message
+
+
+def test_the_first_number_that_does_not_come_back_is_told_by_its_place() -> None:
+    message = caught(check_of("quantizer", "off", quantizers.OffByOneCode, "exact_on_its_own_values"))
+    assert re.search(r"does not come back: \S+ becomes \S+ \(row 0, input \d+\)$", message)
+
+
+def test_a_position_that_is_not_heeded_is_told_with_what_to_do() -> None:
+    message = caught(check_of("mixer", "blind", mixers.TurnsNothing, "position_counts"))
+    assert " with Rope: takes positions of form 'rotating', but any two of them give the same outputs" in message
+    assert "self.position.rotate(q, k, step); or take 'rotating' out of `positions`" in message
+    message = caught(check_of("mixer", "blind", mixers.BiasLeftOut, "position_counts"))
+    assert "add bias=self.position.bias(step.positions, keys.positions) to the call" in message
 
 
 def test_logits_are_judged_by_the_digits_recorded() -> None:
@@ -265,6 +291,46 @@ def test_a_bias_left_out_is_not_blamed_on_the_quantizer() -> None:
     assert message.endswith("; it ignores `bias`")
 
 
+def test_a_kernel_that_rounds_less_often_than_the_reference_passes() -> None:
+    half = {example.name: example for example in GATE.examples(torch.float16, torch.device("cpu"))}
+    example = half["clamped, (1,)"]
+    reference, once = (f(*example.args, **example.kwargs) for f in (GATE.reference, kernels.rounds_once))
+    assert error_of(once, reference) > GATE.tolerances[torch.float16]
+    once_rounded = Kernel("once", kernels.rounds_once, kernels.always, backward=True)
+    for check in ("equals_reference", "backward"):
+        check_of("kernel", "once", ("gate", once_rounded), check).run()
+
+
+def test_a_kernel_that_rounds_too_often_is_told_where_to_round() -> None:
+    op, kernel, check = kernels.FAULTS["rounds_too_often"]
+    message = caught(check_of("kernel", "coarse", (op, kernel), check))
+    assert " in torch.float16: is " in message
+    assert message.endswith("compute in float32, round once, or say no to torch.float16")
+    late = Kernel("late", rounds_late, kernels.always)
+    message = caught(check_of("kernel", "late", ("rms_norm", late), check))
+    assert message.endswith("; it ignores `scale_in_fp32`: heed it, or say no to it in supports()")
+
+
+def test_what_sets_the_failing_examples_apart_is_told() -> None:
+    def at_two(*args: Any, limit: float | None, **options: Any) -> Tensor:
+        return GATE.reference(*args, limit=None if limit is None else 2.0, **options)
+
+    def shift_has_no_gradient(gate: Tensor, up: Tensor, *, up_shift: float, **options: Any) -> Tensor:
+        plain = GATE.reference(gate, up, up_shift=0.0, **options)
+        return plain + (GATE.reference(gate, up, up_shift=up_shift, **options) - plain).detach()
+
+    for function, check, words in (
+        (at_two, "equals_reference", "so is every example with `limit` 1.5, and no other"),
+        (shift_has_no_gradient, "backward", "so is every example with `up_shift` 1.0, and no other"),
+    ):
+        half = Kernel("half", function, kernels.always, backward=True)
+        assert caught(check_of("kernel", "half", ("gate", half), check)).endswith(f"; {words}")
+
+
+def rounds_late(x: Tensor, weight: Tensor, *, scale_in_fp32: bool, **options: Any) -> Tensor:
+    return RMS_NORM.reference(x, weight, scale_in_fp32=True, **options)
+
+
 def test_an_option_is_blamed_only_where_the_kernel_ignores_it() -> None:
     def faulty(function: Any) -> str:
         kernel = replace(kernels.CONTROL, function=function, supports=kernels.always)
@@ -347,6 +413,19 @@ def no_dropout(values: Mapping[str, Any]) -> dict[str, Any]:
     return GPT2.layouts["hf"].read_config({**values, "attn_pdrop": 0.1})
 
 
+def drops_a_key_that_no_sample_has(values: Mapping[str, Any]) -> dict[str, Any]:
+    ConfigJSON(values).number("hidden_dropout", default=0.0)
+    return GPT2.layouts["hf"].read_config({k: v for k, v in values.items() if k != "hidden_dropout"})
+
+
+def refuses_a_key_that_no_sample_has(values: Mapping[str, Any]) -> dict[str, Any]:
+    keys = ConfigJSON(values)
+    keys.must_be("hidden_dropout", 0.0, 0)
+    if keys.problems:
+        keys.fail("hidden_dropout", "is more")
+    return drops_a_key_that_no_sample_has(values)
+
+
 def trips_over_null(values: Mapping[str, Any]) -> dict[str, Any]:
     """Looks a word up that may be null."""
     activation = values.get("activation_function", "gelu_new")
@@ -423,6 +502,11 @@ FAMILY_FAULTS: list[tuple[str, dict[str, Any], str]] = [
     ("unknown_keys", {"read_config": takes_any_key}, "in silence"),
     ("every_value_counts", {"read_config": drops_the_activation}, "'activation_function' may have any value"),
     ("every_value_counts", {"read_config": no_dropout}, "'attn_pdrop' may have any value"),
+    (
+        "every_key_counts",
+        {"read_config": drops_a_key_that_no_sample_has},
+        "read_config asks for config.json's 'hidden_dropout' and no sample has it; whatever is put there",
+    ),
     ("null_is_none", {"read_config": trips_over_null}, "'activation_function' as null raises KeyError: None"),
     (
         "null_is_none",
@@ -470,9 +554,25 @@ def test_null_may_be_none_or_said_to_be_the_default(changes: dict[str, Any]) -> 
     family_check(replace(GPT2, layouts={"hf": layout}), "null_is_none").run()
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"read_config": refuses_a_key_that_no_sample_has},
+        {
+            "read_config": drops_a_key_that_no_sample_has,
+            "harmless": GPT2.layouts["hf"].harmless | {"hidden_dropout"},
+        },
+    ],
+    ids=["refused", "harmless"],
+)
+def test_a_key_that_no_sample_has_may_be_refused_or_harmless(changes: dict[str, Any]) -> None:
+    layout = replace(GPT2.layouts["hf"], **changes)
+    family_check(replace(GPT2, layouts={"hf": layout}), "every_key_counts").run()
+
+
 def test_without_finish_no_check_leads_astray() -> None:
     wrong = replace(GPT2, layouts={"hf": replace(GPT2.layouts["hf"], read_config=takes_any_key)})
-    for check in ("every_value_counts", "null_is_none"):
+    for check in ("every_value_counts", "every_key_counts", "null_is_none"):
         with pytest.raises(CheckSkipped, match=r"doesn't end with keys\.finish\(\).* see unknown_keys"):
             family_check(wrong, check).run()
 

@@ -399,6 +399,27 @@ def test_record_shows_a_wrong_default(
     assert ("is a default of read_config another than its own" in out) == ("keys" in words)
 
 
+def test_record_compares_the_defaults_of_keys_that_every_sample_has(
+    fresh: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("transformers", reason="the independent implementation")
+    text = render("mine", "family")["src/blockzoo_mine/family.py"]
+    register = "\n\ndef blockzoo_register(registry):\n    registry.family(FAMILY)\n"
+    right = 'keys.integer("max_position_embeddings")'
+    assert right in text
+    (fresh / "mine.py").write_text(text + register)
+    assert main(["plugins", "record", "./mine.py", "--as", "llama", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["defaults"] == []
+    wrong = text.replace(right, 'keys.integer("max_position_embeddings", default=4096)')
+    (fresh / "mine.py").write_text(wrong + register)
+    assert main(["plugins", "record", "./mine.py", "--as", "llama"]) == 0  # told: another's default may be right here
+    line = "where a config.json leaves 'max_position_embeddings' out, transformers takes 2048, and read_config another"
+    assert capfd.readouterr().out.count(line) == 1
+    (fresh / "mine.py").write_text(wrong.replace('"mine"', '"llama"') + register)
+    assert main(["plugins", "record", "./mine.py"]) == 1
+    assert line in capfd.readouterr().out
+
+
 def test_record_gives_transformers_the_samples_null(fresh: Path, capfd: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("transformers", reason="the independent implementation")
     text = render("mine", "family")["src/blockzoo_mine/family.py"]

@@ -67,7 +67,7 @@ class Rule:
 
     def __post_init__(self) -> None:
         if isinstance(self.canonical, str):  # it would be taken for a tuple of letters
-            raise TypeError(f'the rule \'{self.stored}\': canonical is a tuple: write ("{self.canonical}",)')
+            raise TypeError(f"the rule '{self.stored}': canonical is a tuple: write (\"{self.canonical}\",)")
 
     @property
     def plain(self) -> bool:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from blockzoo.checkpoints import from_pretrained
 from blockzoo.cli.output import print_json
+from blockzoo.cli.plugins_record_defaults import other_defaults
 from blockzoo.cli.reading import read_plugin
 from blockzoo.errors import InputError
 from blockzoo.registry import Registry
@@ -53,20 +54,26 @@ class Recorded:
 
 
 def run(name: str, model_type: str | None, as_json: bool) -> None:
-    """Record every sample, and print. Raises InputError where the plugin has no sample, or transformers is missing.
+    """Record every sample, compare the defaults, and print. Raises InputError where the plugin has no sample, or
+    transformers is missing.
 
     ``model_type``: what transformers is told instead of the family's own. Exit status 1 where one can't be recorded
-    or is off.
+    or is off, or where a default is another than that of the family's own model_type.
     """
     plugin, registry = read_plugin(name)
     subjects = _samples(plugin, registry)
     _need_transformers()
     found = [_recorded(subject, model_type) for subject in subjects]
+    with quiet():
+        defaults = list(dict.fromkeys(line for subject in subjects for line in other_defaults(subject, model_type)))
     if as_json:
-        print_json({"plugin": plugin, "samples": [asdict(one) | {"agrees": one.agrees} for one in found]})
+        samples = [asdict(one) | {"agrees": one.agrees} for one in found]
+        print_json({"plugin": plugin, "samples": samples, "defaults": defaults})
     else:
         _print(found, [_cause(one, found, subjects) for one in found], advise=model_type is None)
-    if not all(one.agrees for one in found):
+        for line in defaults:
+            print(line)
+    if (defaults and model_type is None) or not all(one.agrees for one in found):
         raise typer.Exit(1)
 
 

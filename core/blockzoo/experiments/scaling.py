@@ -82,7 +82,7 @@ def parts_of(config: ModelConfig) -> Iterator[BaseModel]:
 
 
 def complaints(config: ModelConfig) -> Iterator[str]:
-    """What blocks say of a config that wasn't read from YAML: between fields, with dims, norms, positions and quantizers."""
+    """What blocks say of a config that wasn't read from YAML: between fields, of dims, norms, positions, quantizers."""
     dims = config.dims
     for section, norm in (("embedding", config.embedding.norm), ("head", config.head.norm)):
         if norm is not None and (reason := norm.refuses(config.d_model)):

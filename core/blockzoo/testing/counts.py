@@ -5,60 +5,88 @@ Axes: B batch, T tokens, D d_model.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
-from blockzoo.blocks import BlockConfig, FFNConfig, Parameter, QuantizableConfig, ResidualConfig
+from blockzoo.blocks import BlockConfig, FFNConfig, Parameter, QuantizableConfig, QuantizerConfig, ResidualConfig
 from blockzoo.kernels import Slot
 from blockzoo.testing.check import need
+from blockzoo.testing.packing import pack_alike
 from blockzoo.testing.subjects import DIMS, BlockSubject, draw, inputs, kin_of, step_of, with_reports
 
 SCALES = (1.0, 0.01, 30.0)
 """Of inputs: small ones show an eps, large ones a clamp or a softcap."""
 SEED = 5
 
+Option = tuple[str, ...]
+"""Where an option stands: its name, after those of the sections that it is in."""
+
 
 def options_count(subject: BlockSubject) -> None:
-    """An option that a sample sets does something there: to the output, training, what is reported, or the cost."""
-    for name in _set(subject.config):
-        counts = _counts(subject, name)
-        if counts is False and not any(_counts(one, name) for one in kin_of(subject) if name in _set(one.config)):
+    """An option that a sample sets does something there: to outputs, training, reports, the cost, or what is packed."""
+    alike = "give equal outputs from equal weights"
+    if isinstance(subject.config, QuantizerConfig):
+        alike = "pack and unpack every weight tried alike"
+    for option in _set(subject.config):
+        counts = _counts(subject, option)
+        if counts is False and not any(_counts(one, option) for one in kin_of(subject) if option in _set(one.config)):
             need(
                 False,
-                f"'{name}' does nothing: {_shown(subject.config, name)} and the default give equal outputs from equal"
-                " weights: use it, or bring a sample in which it counts",
+                f"'{'.'.join(option)}' does nothing: {_shown(subject.config, option)} and the default {alike}: use it,"
+                " or bring a sample in which it counts",
             )
 
 
-def _set(config: BlockConfig) -> list[str]:
-    """The options at another value than their default; a quantizer's are held to by checks of its own."""
-    return [
-        name
-        for name, info in type(config).model_fields.items()
-        if name not in QuantizableConfig.model_fields and not info.is_required()
-        if getattr(config, name) != info.get_default(call_default_factory=True)
-    ]
+def _set(config: BaseModel) -> list[Option]:
+    """The options at another value than their default, those inside sections too; a block inside another, and the
+    quantizer of a block, are held to by checks of their own.
+    """
+    found: list[Option] = []
+    for name, info in type(config).model_fields.items():
+        value, required = getattr(config, name), info.is_required()
+        if name in QuantizableConfig.model_fields:
+            continue
+        if required or value != info.get_default(call_default_factory=True):
+            found += [] if required else [(name,)]
+            if isinstance(value, BaseModel) and not isinstance(value, BlockConfig):
+                found += [(name, *inner) for inner in _set(value)]
+    return found
 
 
-def _shown(config: BlockConfig, name: str) -> str:
-    value = repr(getattr(config, name))
+def _shown(config: BaseModel, option: Option) -> str:
+    value = repr(functools.reduce(getattr, option, config))
     return value if len(value) <= 60 else f"{value[:60]}..."
 
 
-def _counts(subject: BlockSubject, name: str) -> bool | None:
+def _without(config: BaseModel, option: Option) -> BaseModel:
+    """The config with an option left out. Raises ValidationError where another one needs it."""
+    name, *inner = option
+    said = {field: getattr(config, field) for field in config.model_fields_set}
+    if inner:
+        said[name] = _without(getattr(config, name), tuple(inner))
+    else:
+        del said[name]
+    return type(config).model_validate(said)
+
+
+def _counts(subject: BlockSubject, option: Option) -> bool | None:
     """Whether a sample is another without one of its options; None where it is none then, or is the same by right."""
     config = subject.config
-    rest = {field: getattr(config, field) for field in config.model_fields_set - {name}}
     try:
-        without = type(config).model_validate(rest)
+        without = _without(config, option)
     except ValidationError:  # needed by another option
         return None
+    assert isinstance(without, BlockConfig)
     if any(without.check(DIMS)) or without.explicit(DIMS) == config.explicit(DIMS):
         return None
+    if isinstance(config, QuantizerConfig):
+        assert isinstance(without, QuantizerConfig)
+        return not pack_alike(config, without)
     twin = next((one for one in kin_of(subject, [without]) if one.around == subject.around), None)
     return twin is None or _costs(subject) != _costs(twin) or _differ(subject, twin)
 

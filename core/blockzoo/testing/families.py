@@ -227,9 +227,7 @@ def every_key_once(subject: FamilySubject) -> None:
 def every_rule_counts(subject: FamilySubject) -> None:
     """Every rule of the key map has a tensor in one of the samples at least: the others were never tried."""
     layout = subject.family.layouts[subject.layout]
-    models = [
-        wanted(replace(subject, sample=s, number=n).config()) for n, s in enumerate(layout.samples, start=1)
-    ]
+    models = [wanted(replace(subject, sample=s, number=n).config()) for n, s in enumerate(layout.samples, start=1)]
     used = {entry.rule for model in models for entry in layout.keys.entries(model, samples=lambda: models)}
     idle = [rule for rule in layout.keys.rules if rule not in used]
     names = ", ".join(f"'{rule.stored}'" for rule in idle[:5])

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from blockzoo.blocks import BlockConfig
 from blockzoo.kernels import Example, Kernel, Op
 from blockzoo.testing.ops import CPU
 
 Ops = Mapping[str, Op]
+IGNORES = "it ignores"
 QUANTIZER = "; the weight is packed, as {}: say no where call.static['quantizer'] is not one you read"
 
 
@@ -75,7 +77,7 @@ def ignored(op: Op, plain: Example, example: Example, gives: Callable[[Callable[
 
 def _ignores(op: Op, example: Example, names: list[str]) -> str:
     said = all(name in op.static or name in example.static for name in names)
-    return f"; it ignores {_names(names)}" + (": heed it, or say no to it in supports()" if said else "")
+    return f"; {IGNORES} {_names(names)}" + (": heed it, or say no to it in supports()" if said else "")
 
 
 def _passed(op: Op, example: Example) -> dict[str, Any]:
@@ -97,6 +99,25 @@ def rounding(example: Example, dtype: torch.dtype, off: float, within: float) ->
     if example.within is not None:
         return "; its numbers show a single rounding: round where the reference rounds"
     return f", nor is it as near as that to what float64 gives: compute in float32, round once, or say no to {dtype}"
+
+
+def set_apart(op: Op, failed: Sequence[Example], passed: Sequence[Example]) -> str:
+    """Which argument has values in the examples that fail that it has in none that pass."""
+    found = []
+    for name in inspect.signature(op.reference).parameters if passed else ():
+        of_failed, of_passed = (list(dict.fromkeys(_told(op, e, name) for e in group)) for group in (failed, passed))
+        if None not in of_failed and not set(of_failed) & set(of_passed):
+            found.append(f"`{name}` {' or '.join(map(str, of_failed[:3]))}")
+    return f"; so is every example with {', '.join(found[:2])}, and no other" if found else ""
+
+
+def _told(op: Op, example: Example, name: str) -> str | None:
+    """A value in words; None where it is neither a tensor, a plain one nor a quantizer."""
+    value = _passed(op, example)[name]
+    if isinstance(value, BlockConfig):
+        return type(value).__name__
+    plain = value is None or isinstance(value, (bool, int, float, str))
+    return "given" if isinstance(value, Tensor) else repr(value) if plain else None
 
 
 def packed(example: Example) -> str:

@@ -63,6 +63,22 @@ def _is_as_exact(
     return exact is not None and error_of(found, exact) <= max(within, error_of(expected, exact))
 
 
+def _try_each(subject: KernelSubject, examples: Sequence[Example], hold: Callable[[Example], None]) -> None:
+    """Raises what the first example fails by, with the argument that sets apart those that do."""
+    failures: dict[str, Exception] = {}
+    for example in examples:
+        try:
+            hold(example)
+        except Exception as failure:
+            failures[example.name] = failure
+    for first in failures.values():
+        if not isinstance(first, CheckFailed) or first.__cause__ is not None or advice.IGNORES in str(first):
+            raise first
+        failed = [example for example in examples if example.name in failures]
+        passed = [example for example in examples if example.name not in failures]
+        raise CheckFailed(f"{first}{advice.set_apart(subject.op, failed, passed)}")
+
+
 def equals_reference(subject: KernelSubject) -> None:
     """On every example that it says yes to, in every dtype, it gives what the reference gives."""
     served = False
@@ -72,8 +88,7 @@ def equals_reference(subject: KernelSubject) -> None:
         except CheckSkipped:
             continue
         served = True
-        for example in examples:
-            _need_equal(subject, example, dtype)
+        _try_each(subject, examples, functools.partial(_need_equal, subject, dtype=dtype))
     if not served:
         _nothing_served(subject)
 
@@ -132,18 +147,22 @@ def backward(subject: KernelSubject) -> None:
     """Its gradients are the reference's."""
     if not subject.kernel.backward:
         raise CheckSkipped("declares backward = False")
+    _try_each(subject, subject.served(torch.float32, ("train",)), lambda e: _need_equal_gradients(subject, e))
+
+
+def _need_equal_gradients(subject: KernelSubject, example: Example) -> None:
     reference = functools.partial(_reference, subject.op)
-    for example in subject.served(torch.float32, ("train",)):
-        pairs = zip(_gradients(reference, example), _gradients(subject.run, example), strict=True)
-        for place, (expected, found) in enumerate(pairs):
-            if expected is None or not bool(expected.abs().max() > 0):
-                continue
-            need(found is not None, f"'{example.name}': an input that the reference has a gradient for gets none")
-            error, exact = error_of(found, expected), functools.partial(_gradient_at, place, reference)
-            need(
-                error < BACKWARD or _is_as_exact(subject, example, found, expected, BACKWARD, exact),
-                f"'{example.name}': a gradient is {error:.1e} off the reference's, at most {BACKWARD:.0e}",
-            )
+    pairs = zip(_gradients(reference, example), _gradients(subject.run, example), strict=True)
+    for place, (expected, found) in enumerate(pairs):
+        if expected is None or not bool(expected.abs().max() > 0):
+            continue
+        if found is None:
+            raise CheckFailed(f"'{example.name}': an input that the reference has a gradient for gets none")
+        error, exact = error_of(found, expected), functools.partial(_gradient_at, place, reference)
+        need(
+            error < BACKWARD or _is_as_exact(subject, example, found, expected, BACKWARD, exact),
+            f"'{example.name}': a gradient is {error:.1e} off the reference's, at most {BACKWARD:.0e}",
+        )
 
 
 def _gradient_at(place: int, function: Callable[[Example], Tensor], example: Example) -> Tensor | None:

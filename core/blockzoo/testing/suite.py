@@ -12,6 +12,7 @@ from blockzoo.errors import PluginError, nearest
 from blockzoo.plugins import host
 from blockzoo.registry import Component, Registry
 from blockzoo.testing import (
+    asked,
     caches,
     configs,
     counts,
@@ -27,6 +28,7 @@ from blockzoo.testing import (
     ops,
     outputs,
     packages,
+    packing,
     positions,
     quantizers,
     residuals,
@@ -47,10 +49,17 @@ BY_KIND: Mapping[str, tuple[Function, ...]] = {
     "ffn": (*BLOCK, *outputs.CHECKS, *ffns.CHECKS, *slots.CHECKS),
     "position": (*BLOCK, *positions.CHECKS, *slots.CHECKS),
     "residual": (*BLOCK, *residuals.CHECKS, *tables.CHECKS, *slots.CHECKS),
-    "quantizer": (*configs.CHECKS, *quantizers.CHECKS, *edges.CHECKS, *slots.CHECKS),
+    "quantizer": (
+        *configs.CHECKS,
+        *quantizers.CHECKS,
+        *packing.CHECKS,
+        *edges.CHECKS,
+        counts.options_count,
+        *slots.CHECKS,
+    ),
     "op": ops.CHECKS,
     "kernel": kernels.CHECKS,
-    "family": (*families.CHECKS, *values.CHECKS),
+    "family": (*families.CHECKS, *values.CHECKS, *asked.CHECKS),
 }
 
 

@@ -33,8 +33,8 @@ def every_value_counts(subject: FamilySubject) -> None:
             continue
         need(
             any(_counts(subject, document, path) for document in documents),
-            f"{SAMPLES if path in own else WRITTEN}'s '{'.'.join(path)}' may have any value, and the model stays the same: use it, refuse others"
-            " with must_be, or say that it changes nothing in Layout(harmless=...)",
+            f"{SAMPLES if path in own else WRITTEN}'s '{'.'.join(path)}' may have any value, and the model stays the"
+            " same: use it, refuse others with must_be, or say that it changes nothing in Layout(harmless=...)",
         )
 
 

@@ -1,4 +1,4 @@
-"""Layer norm: Ba et al. 2016, arXiv:1607.06450. Used by GPT-2, GPT-J, OPT, BLOOM.
+"""Layer norm: Ba et al. 2016, arXiv:1607.06450. Used by GPT-2, GPT-J, OPT, BLOOM; without gain and bias by OLMo 1.
 
 The statistics are taken in float32 whatever the input's dtype.
 """
@@ -28,37 +28,41 @@ class LayerNormConfig(NormConfig):
     label: ClassVar[str] = "LayerNorm"
 
     eps: PositiveFloat = Field(1e-5, description="added to the variance before the root")
+    weight: bool = Field(True, description="a gain")
     bias: bool = Field(True, description="a bias beside the gain")
 
     @classmethod
     def samples(cls) -> list[LayerNormConfig]:
-        return [cls(), cls(eps=1e-3, bias=False)]
+        return [cls(), cls(eps=1e-3, bias=False), cls(weight=False, bias=False), cls(weight=False)]
 
     def build(self, dim: int) -> LayerNorm:
-        return LayerNorm(dim, eps=self.eps, bias=self.bias)
+        return LayerNorm(dim, eps=self.eps, weight=self.weight, bias=self.bias)
 
     def cost(self, dim: int) -> Cost:
-        gain = {"weight": Parameter((dim,), Role.GAIN)}
+        gain = {"weight": Parameter((dim,), Role.GAIN)} if self.weight else {}
         return Cost({**gain, "bias": Parameter((dim,), Role.BIAS)} if self.bias else gain)
 
 
 def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, *, eps: float) -> Tensor:
-    """x (..., D) less its mean, over its standard deviation, times weight (D,), plus bias (D,)."""
+    """x (..., D) less its mean, over its standard deviation, times weight (D,), plus bias (D,), where there are any."""
     return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
 
 
 def examples(dtype: torch.dtype, device: torch.device) -> Iterator[Example]:
-    """A token, several; widths of no power of two; rows far from zero; with and without a bias."""
+    """A token, several; widths of no power of two; rows far from zero; with and without a gain and a bias."""
     generator = torch.Generator().manual_seed(0)
-    for shape, bias, eps, mean in (
-        ((1, 1, 100), True, 1e-5, 0),
-        ((2, 7, 48), False, 1e-2, 0),
-        ((3, 577), True, 1e-5, 9),
+    for shape, gain, bias, eps, mean in (
+        ((1, 1, 100), True, True, 1e-5, 0),
+        ((2, 7, 48), True, False, 1e-2, 0),
+        ((3, 577), True, True, 1e-5, 9),
+        ((1, 2, 48), False, False, 1e-5, 0),
     ):
         x, weight, b = (torch.randn(s, generator=generator) for s in (shape, shape[-1:], shape[-1:]))
         x = x + mean if mean else x / 10  # of a variance that eps is not lost beside
-        args = [x.to(device, dtype), weight.to(device, dtype), b.to(device, dtype) if bias else None]
-        yield Example(f"{shape}{', bias' * bias}, eps {eps:g}", tuple(args), {"eps": eps}, static={"eps": eps})
+        args = [x, weight if gain else None, b if bias else None]
+        given = tuple(arg if arg is None else arg.to(device, dtype) for arg in args)
+        told = f"{shape}{', no gain' * (not gain)}{', bias' * bias}, eps {eps:g}"
+        yield Example(told, given, {"eps": eps}, static={"eps": eps})
 
 
 LAYER_NORM = Op(
@@ -73,8 +77,10 @@ LAYER_NORM = Op(
 class LayerNorm(nn.LayerNorm):
     """(x - mean) / sqrt(variance + eps) * weight + bias over the last axis. Shape (..., D) -> (..., D), dtype kept."""
 
-    def __init__(self, dim: int, eps: float = 1e-5, bias: bool = True) -> None:
-        super().__init__(dim, eps=eps, bias=bias)
+    def __init__(self, dim: int, eps: float = 1e-5, weight: bool = True, bias: bool = True) -> None:
+        super().__init__(dim, eps=eps, elementwise_affine=weight, bias=bias)
+        if bias and not weight:  # torch has none alone
+            self.bias = nn.Parameter(torch.zeros(dim))
         self.slot = Slot(LAYER_NORM, eps=eps)
 
     def forward(self, x: Tensor) -> Tensor:

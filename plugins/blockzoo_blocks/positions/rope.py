@@ -47,7 +47,7 @@ class RopeConfig(AttentionPositionConfig):
 
     @classmethod
     def samples(cls) -> list[RopeConfig]:
-        yarn = YarnScaling(factor=4.0, original_context_length=16, truncate=False)
+        yarn = YarnScaling(factor=4.0, original_context_length=64, truncate=False)
         llama = Llama3Scaling(factor=4.0, original_context_length=16)
         return [
             cls(),

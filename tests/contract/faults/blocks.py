@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import torch
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor, nn
 
 from blockzoo.blocks import (
@@ -404,6 +404,31 @@ class ForgetsTheActivation(TakesAnActivation):
     def activate(self, x: Tensor) -> Tensor:
         x.relu()
         return x
+
+
+class Around(BaseModel):
+    """A section: no block, so its options are the block's own."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    factor: float = Field(1.0, description="on the input")
+    shift: float = Field(0.0, description="added to the input")
+
+
+class ForgetsPartOfASection(FFN):
+    caught_by: ClassVar[str] = ""
+    around: Around | None = Field(None, description="what is done to the input")
+
+    @classmethod
+    def samples(cls) -> Sequence[Self]:
+        return [cls(), cls(around=Around(factor=2.0, shift=1.0))]
+
+    def build(self, dims: Dims, linear: LinearFactory = nn.Linear) -> nn.Module:
+        factor = 1.0 if self.around is None else self.around.factor
+
+        def formula(down: nn.Module, x: Tensor, *which: object) -> Tensor:
+            return down(x * factor, *which)
+
+        return FFNModule(linear(dims.d_model, dims.d_model, bias=True), formula)
 
 
 class ActivatesInTraining(TakesAnActivation):

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from blockzoo.kernels import YES, Call, Capabilities, Kernel, Layout, Verdict, no
 from blockzoo.linear import EXPERT_LINEAR, linear_reference
 from blockzoo.step import Keys
+from blockzoo_blocks.ffn.gate import GATE
 from blockzoo_blocks.mixers.attention import attention_reference
 
 
@@ -115,6 +116,18 @@ def some_rows(
     return EXPERT_LINEAR.reference(weight, x, bias, counts, quantizer=quantizer)
 
 
+def rounds_too_often(gate: Tensor, up: Tensor, **options: Any) -> Tensor:
+    """The reference where it is wide; the result in steps of a sixty-fourth else."""
+    y = GATE.reference(gate, up, **options)
+    return y if y.dtype.itemsize > 2 else torch.ldexp(torch.frexp(y)[0].mul(256).round() / 256, torch.frexp(y)[1])
+
+
+def rounds_once(gate: Tensor, up: Tensor, **options: Any) -> Tensor:
+    """Without a fault: in float32, or wider, and cast at the end."""
+    wide = torch.promote_types(gate.dtype, torch.float32)
+    return GATE.reference(gate.to(wide), up.to(wide), **options).to(gate.dtype)
+
+
 def never(capabilities: Capabilities, call: Call) -> Verdict:
     return no("has a softcap") if call.static.get("softcap") is not None else no("not on Sundays")
 
@@ -152,6 +165,7 @@ FAULTS: dict[str, tuple[str, Kernel, str]] = {
     "bias_for_granted": ("expert_linear", Kernel("plain", bias_for_granted, always), "equals_reference"),
     "three_experts": ("expert_linear", Kernel("plain", three_experts, always), "equals_reference"),
     "some_rows": ("expert_linear", Kernel("plain", some_rows, always), "equals_reference"),
+    "rounds_too_often": ("gate", Kernel("coarse", rounds_too_often, always), "equals_reference"),
     "no_verdict": ("attention", replace(CONTROL, supports=lambda c, call: True), "equals_reference"),  # type: ignore
     "serves_nothing": ("attention", replace(CONTROL, supports=never), "equals_reference"),
     "static_nobody_gives": ("attention", replace(CONTROL, supports=asks_for_what_nobody_says), "verdicts"),

@@ -188,6 +188,43 @@ class GoesThroughNumpy(Attention):
         return attention_reference(q, k, v, positions, keys, **options)
 
 
+# --- positions ---
+
+
+class TurnsNothing(Attention):
+    """Blind to order where its position rotates."""
+
+    caught_by: ClassVar[str] = "position_counts"
+
+    @classmethod
+    def module(cls) -> type[GroupedQueryAttention]:
+        class Unturned(GroupedQueryAttention):
+            def forward(self, x: Tensor, step: Step, state: TokenState | None = None) -> Tensor:
+                self.position.rotate = lambda q, k, step: (q, k)  # type: ignore[method-assign]
+                return super().forward(x, step, state)
+
+        return Unturned
+
+
+class BiasLeftOut(Attention):
+    """Blind to order where its position biases; its Slot says nothing of a bias either."""
+
+    caught_by: ClassVar[str] = "position_counts"
+
+    @staticmethod
+    def attend(q: Tensor, k: Tensor, v: Tensor, positions: Tensor, keys: Keys, **options: Any) -> Tensor:
+        return attention_reference(q, k, v, positions, keys, **{**options, "bias": None})
+
+
+class HasATurnOfItsOwn(Attention):
+    """Rotates, whatever theta says."""
+
+    caught_by: ClassVar[str] = "position_counts"
+
+    def build(self, dims: Dims, position: AttentionPositionConfig) -> GroupedQueryAttention:
+        return super().build(dims, type(position).samples()[0])
+
+
 # --- the cache ---
 
 

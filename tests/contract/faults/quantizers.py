@@ -214,6 +214,48 @@ class OneScaleForAllRows(Quantizer):
         return {"scales": scales, "codes": (weight.float() / steps).round().clamp(-127, 127).to(torch.int8)}
 
 
+class OneScaleCopiedToTheGroups(Quantizer):
+    """A row's greatest weight sets the scale of each of its groups; the bound goes by it too."""
+
+    caught_by: ClassVar[str] = "groups_alone"
+
+    def pack(self, weight: Tensor) -> dict[str, Tensor]:
+        scales = super().pack(weight)["scales"]
+        scales = scales.amax(dim=-1, keepdim=True).expand_as(scales).clone()
+        steps = scales.float().repeat_interleave(self.group_size, dim=-1)
+        codes = torch.where(steps > 0, weight.float() / steps, 0).round().clamp(-127, 127).to(torch.int8)
+        return {"scales": scales, "codes": codes}
+
+    def error_bound(self, weight: Tensor) -> Tensor:
+        return super().error_bound(weight).amax(dim=-1, keepdim=True).expand_as(weight)
+
+
+class GroupSizeIgnored(Quantizer):
+    """Packs as its default says."""
+
+    caught_by: ClassVar[str] = "options_count"
+
+    @classmethod
+    def samples(cls) -> list[Any]:
+        return [cls(), cls(group_size=16)]
+
+    @property
+    def weight_bits(self) -> float:
+        return Int8Config().weight_bits
+
+    def refuses(self, shape: tuple[int, ...]) -> str | None:
+        return Int8Config().refuses(shape)
+
+    def tensors(self, shape: tuple[int, ...]) -> dict[str, StateTensor]:
+        return Int8Config().tensors(shape)
+
+    def pack(self, weight: Tensor) -> dict[str, Tensor]:
+        return Int8Config().pack(weight)
+
+    def unpack(self, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
+        return Int8Config().unpack(tensors, dtype)
+
+
 class RowsMoveByOne(Quantizer):
     caught_by: ClassVar[str] = "rows_alone"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,11 +13,15 @@ from transformers.models.gpt_oss.modeling_gpt_oss import GptOssRMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from blockzoo.blocks import Cost, NormConfig, Parameter, Role
+from blockzoo.building import build
+from blockzoo.checkpoints import save_pretrained
 from blockzoo.config import load_config
-from blockzoo.errors import ConfigError
+from blockzoo.errors import CheckpointError, ConfigError
 from blockzoo.experiments.scaling import complaints
 from blockzoo.registry import Registrar, Registry
+from blockzoo_blocks.norms.layer_norm import LayerNormConfig
 from blockzoo_blocks.norms.rms_norm import RMSNormConfig
+from blockzoo_gpt2.family import GPT2
 from tests.conftest import builtin_registry
 
 
@@ -44,6 +49,36 @@ def test_both_roundings_equal_their_model_in_bfloat16() -> None:
 def test_the_roundings_differ() -> None:
     found, other = pair(True, Qwen3RMSNorm(96, eps=1e-6))
     assert 0.1 < float((found != other).float().mean()) < 0.5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("eps", [1e-5, 1e-2])
+def test_a_layer_norm_without_gain_is_torchs(dtype: torch.dtype, eps: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = (torch.randn(6, 48, generator=generator) / 10 + 0.3).to(dtype)
+    plain = torch.nn.LayerNorm(48, eps=eps, elementwise_affine=False)
+    config = LayerNormConfig(eps=eps, weight=False, bias=False)
+    ours = config.build(48)
+    assert list(ours.parameters()) == []
+    assert config.cost(48) == Cost()
+    assert torch.equal(ours(x), plain(x))
+    shifted = LayerNormConfig(eps=eps, weight=False).build(48).to(dtype)
+    assert list(shifted.state_dict()) == ["bias"]
+    bias = torch.randn(48, generator=generator).to(dtype)
+    with torch.no_grad():
+        shifted.bias.copy_(bias)
+    torch.testing.assert_close(shifted(x), plain(x) + bias, rtol=0, atol=0.05 if dtype is torch.bfloat16 else 1e-6)
+
+
+def test_a_family_that_has_gains_refuses_a_norm_without(tmp_path: Path) -> None:
+    registry = builtin_registry()
+    layout = GPT2.layouts["hf"]
+    said = {"name": "bare", **layout.read_config(layout.samples[0].config_json)}
+    config = load_config(said, {"norm.weight": False}, registry=registry)
+    model = build(config, registry=registry)
+    assert not [name for name, _ in model.named_parameters() if name.endswith("norm.weight")]
+    with pytest.raises(CheckpointError, match=r"norm\.weight: the model has False, config\.json would say True"):
+        save_pretrained(model, tmp_path / "a", registry=registry)
 
 
 class Grouped(NormConfig):
