@@ -1,4 +1,4 @@
-"""Causal attention of many queries in float32 on a CPU, forward and backward in C: training.
+"""Causal attention of many queries in float32 on a CPU with AVX-512, forward and backward in C: training.
 
 Serves grouped queries, windows, sinks and values of another width than keys. Each gradient is added up by one thread in
 one order: the same bits whatever the number of threads.
@@ -16,6 +16,7 @@ from torch import Tensor
 from blockzoo.kernels import YES, Call, Capabilities, Kernel, Verdict, no
 from blockzoo.step import Keys
 from blockzoo_cpu.causal_attention import CausalAttention, refusal
+from blockzoo_cpu.library import wide
 from blockzoo_torch.grouped import GROUPED
 from blockzoo_torch.sdpa import SDPA
 
@@ -28,7 +29,9 @@ def supports(capabilities: Capabilities, call: Call) -> Verdict:
         return no("serves training")
     if call.dtype != torch.float32:
         return no(f"serves float32, not {str(call.dtype).removeprefix('torch.')}")
-    return YES if (why := refusal(call)) is None else no(why)
+    if (why := refusal(call)) is not None:
+        return no(why)
+    return YES if wide() else no(NARROW)
 
 
 def blocked_attention(
@@ -58,6 +61,7 @@ def blocked_attention(
 
 
 SHORTEST = 64
+NARROW = "wants AVX-512: its sums fill sixteen vectors of 64 bytes"
 BLOCKED = CausalAttention("blocked_attention", "cpu_blocked_attention")
 
 BLOCKED_ATTENTION = Kernel(

@@ -75,6 +75,12 @@ INLINE void store(void *numbers, int type, size_t i, float value) {
         ((float *)numbers)[i] = value;
 }
 
+INLINE float sum_of(float sums[16]) { /* by pairs: one after another would be 16 waits */
+    for (int width = 8; width; width /= 2)
+        for (int j = 0; j < width; j++) sums[j] += sums[j + width];
+    return sums[0];
+}
+
 /* 2^(byte - 127); byte 0 is a denormal, which has no exponent of its own */
 static inline float of_e8m0(uint8_t byte) { return of_bits(byte ? (uint32_t)byte << 23 : 1u << 22); }
 

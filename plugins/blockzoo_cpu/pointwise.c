@@ -13,12 +13,6 @@ enum Activation { SILU, GELU_TANH, RELU, RELU2, SCALED_SILU /* where a call says
 
 INLINE float sigmoid(float x) { return 1 / (1 + exponential(-x)); }
 
-INLINE float sum_of(float sums[16]) { /* by pairs: one after another would be 16 waits */
-    for (int width = 8; width; width /= 2)
-        for (int j = 0; j < width; j++) sums[j] += sums[j + width];
-    return sums[0];
-}
-
 /* --- RMS norm --- */
 
 INLINE float rounded(const void *weight, int weight_type, int type, int i) {
@@ -101,13 +95,11 @@ INLINE void layer_row(const void *x, const void *weight, const void *bias, int t
     for (; i + 16 <= dim; i += 16)
         for (int j = 0; j < 16; j++) sums[j] += load(x, type, i + j);
     for (; i < dim; i++) sum += load(x, type, i);
-    for (int j = 0; j < 16; j++) sum += sums[j];
-    const float mean = sum / (float)dim;
+    const float mean = (sum + sum_of(sums)) / (float)dim;
     for (i = 0; i + 16 <= dim; i += 16)
         for (int j = 0; j < 16; j++) squares[j] += (load(x, type, i + j) - mean) * (load(x, type, i + j) - mean);
     for (; i < dim; i++) square += (load(x, type, i) - mean) * (load(x, type, i) - mean);
-    for (int j = 0; j < 16; j++) square += squares[j];
-    const float scale = 1 / sqrtf(square / (float)dim + eps);
+    const float scale = 1 / sqrtf((square + sum_of(squares)) / (float)dim + eps);
     for (i = 0; i < dim; i++)
         store(y, type, i, (load(x, type, i) - mean) * scale * (weight ? load(weight, type, i) : 1) + (bias ? load(bias, type, i) : 0));
 }

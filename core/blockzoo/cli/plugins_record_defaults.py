@@ -1,7 +1,7 @@
 """What ``read_config`` takes where config.json leaves a key out, beside what transformers' config class does.
 
 Each key that ``read_config`` asks for is taken out of a sample, transformers fills it in, and both are read: a default
-that is another shows whatever the samples have.
+that is another shows whatever the samples have. Where transformers' is None nothing is compared.
 """
 
 from __future__ import annotations
@@ -38,7 +38,10 @@ def other_defaults(subject: FamilySubject, model_type: str | None) -> Iterator[s
 
 
 def _filled_in(filled: Mapping[str, Any], twins: Twins) -> tuple[str, Any]:
-    """The name that transformers has for one of the twins, and its value, which may stand among those of rope."""
+    """The name that transformers has for one of the twins, and its value, which may stand among those of rope.
+
+    Its None says that it works the value out elsewhere, as often as that there is none: ABSENT.
+    """
     for values in (filled, filled.get("rope_parameters") or {}):
         for key in twins:
             if values.get(key) is not None:
@@ -54,7 +57,7 @@ def _differ(subject: FamilySubject, without: Mapping[str, Any], filled: Mapping[
     read = subject.family.layouts[subject.layout].read_config
     try:
         said = read(without)
-    except BlockzooError:
+    except Exception:
         return False
     try:
         return said != read(filled) and subject.reads(without).explicit() != subject.reads(filled).explicit()

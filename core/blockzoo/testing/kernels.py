@@ -60,22 +60,24 @@ def _is_as_exact(
     if example.within is not None or torch.float64 not in subject.op.tolerances:
         return False
     exact = reference(in_float64(example))
-    return exact is not None and error_of(found, exact) <= max(within, error_of(expected, exact))
+    if exact is None or not found.isfinite().all():
+        return False
+    return error_of(found, exact) <= max(within, error_of(expected, exact))
 
 
 def _try_each(subject: KernelSubject, examples: Sequence[Example], hold: Callable[[Example], None]) -> None:
     """Raises what the first example fails by, with the argument that sets apart those that do."""
-    failures: dict[str, Exception] = {}
-    for example in examples:
+    failures: dict[int, Exception] = {}
+    for i, example in enumerate(examples):
         try:
             hold(example)
         except Exception as failure:
-            failures[example.name] = failure
+            failures[i] = failure
     for first in failures.values():
         if not isinstance(first, CheckFailed) or first.__cause__ is not None or advice.IGNORES in str(first):
             raise first
-        failed = [example for example in examples if example.name in failures]
-        passed = [example for example in examples if example.name not in failures]
+        failed = [example for i, example in enumerate(examples) if i in failures]
+        passed = [example for i, example in enumerate(examples) if i not in failures]
         raise CheckFailed(f"{first}{advice.set_apart(subject.op, failed, passed)}")
 
 

@@ -77,7 +77,7 @@ LAYER_NORM = Op(
 class LayerNorm(nn.LayerNorm):
     """(x - mean) / sqrt(variance + eps) * weight + bias over the last axis. Shape (..., D) -> (..., D), dtype kept."""
 
-    def __init__(self, dim: int, eps: float = 1e-5, weight: bool = True, bias: bool = True) -> None:
+    def __init__(self, dim: int, eps: float = 1e-5, *, weight: bool = True, bias: bool = True) -> None:
         super().__init__(dim, eps=eps, elementwise_affine=weight, bias=bias)
         if bias and not weight:  # torch has none alone
             self.bias = nn.Parameter(torch.zeros(dim))

@@ -178,6 +178,16 @@ def test_compiled_transformers_writes_what_eager_does(folders: dict[str, Path]) 
     assert sides[0] == sides[1]
 
 
+@pytest.mark.slow
+def test_a_model_that_is_compiled_for_each_token_is_no_compiled_one(folders: dict[str, Path]) -> None:
+    """gpt-oss' windows: transformers' cache counts their tokens in Python."""
+    request = Request(str(folders["gpt-oss-20b"]), "float32", 1, list(range(3, 20)), 20, 1)
+    with torch.no_grad():
+        engine = transformers_compiled.CompiledLoop(request)
+        with pytest.raises(Exception, match="recompile_limit"):  # a private class of torch's
+            sum(engine.step(token) for token in range(20))
+
+
 def test_transformers_gets_a_converted_folder(folders: dict[str, Path], registry: Registry, tmp_path: Path) -> None:
     model = from_pretrained(folders["gpt2"], registry=registry)
     save_pretrained(model, tmp_path / "native", registry=registry, layout="native")

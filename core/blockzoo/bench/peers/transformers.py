@@ -26,34 +26,41 @@ class Transformers:
     packages = ("transformers",)
 
     def prepare(self, job: Job) -> Prepared | Refused:
-        """A folder in Hugging Face's layout, converted where it isn't; refused where floats don't fit."""
-        import torch
-
-        from blockzoo.bench.traffic import decoding
-        from blockzoo.checkpoints.load import recognize
-        from blockzoo.memory_plan import PACKABLE, quantized, stored_bytes
-        from blockzoo.plugins import host
-
-        source = recognize(job.folder, registry=host().registry)
-        dtype = getattr(torch, job.dtype)
-        plain = quantized(source.config, dict.fromkeys(PACKABLE))
-        needed = RUNTIME + sum(nbytes for _, nbytes in stored_bytes(plain, dtype).values())
-        if needed > job.memory:
-            return Refused(
-                f"transformers holds all weights as {job.dtype} on a CPU: {needed / 1e9:.1f} GB,"
-                f" and {job.memory / 1e9:.1f} GB are free"
-            )
-        folder, converted = job.folder, ""
-        if source.layout != "hf":
-            folder, converted = job.scratch / "hf", f", converted from layout {source.layout}"
-            if (refusal := _convert(job.folder, folder)) is not None:
-                return Refused(refusal)
-        weights = sum(decoding(plain, dtype, 1, 1).weights.values())
-        kept = ", quantization left out" if job.quantize else ""
-        return Prepared(folder, f"eager, {job.dtype}{converted}{kept}", weight_bytes_per_token=weights)
+        return prepared(job, "eager")
 
 
 PEER = Transformers()
+
+
+def prepared(job: Job, how: str) -> Prepared | Refused:
+    """A folder in Hugging Face's layout, converted where it isn't; refused where floats don't fit.
+
+    ``how``: the engine, for the reader.
+    """
+    import torch
+
+    from blockzoo.bench.traffic import decoding
+    from blockzoo.checkpoints.load import recognize
+    from blockzoo.memory_plan import PACKABLE, quantized, stored_bytes
+    from blockzoo.plugins import host
+
+    source = recognize(job.folder, registry=host().registry)
+    dtype = getattr(torch, job.dtype)
+    plain = quantized(source.config, dict.fromkeys(PACKABLE))
+    needed = RUNTIME + sum(nbytes for _, nbytes in stored_bytes(plain, dtype).values())
+    if needed > job.memory:
+        return Refused(
+            f"transformers holds all weights as {job.dtype} on a CPU: {needed / 1e9:.1f} GB,"
+            f" and {job.memory / 1e9:.1f} GB are free"
+        )
+    folder, converted = job.folder, ""
+    if source.layout != "hf":
+        folder, converted = job.scratch / "hf", f", converted from layout {source.layout}"
+        if (refusal := _convert(job.folder, folder)) is not None:
+            return Refused(refusal)
+    weights = sum(decoding(plain, dtype, 1, 1).weights.values())
+    kept = ", quantization left out" if job.quantize else ""
+    return Prepared(folder, f"{how}, {job.dtype}{converted}{kept}", weight_bytes_per_token=weights)
 
 
 def _convert(source: Path, target: Path) -> str | None:
@@ -66,17 +73,21 @@ def _convert(source: Path, target: Path) -> str | None:
 # --- the side process -------------------------------------------------------------------------------------------------
 
 
+def opened(request: Request) -> Any:
+    """The model, for inference."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    torch.set_num_threads(request.threads)
+    torch.set_grad_enabled(False)
+    return AutoModelForCausalLM.from_pretrained(request.path, dtype=getattr(torch, request.dtype)).eval()
+
+
 class Loop:
     """An `Engine`."""
 
     def __init__(self, request: Request) -> None:
-        import torch
-        from transformers import AutoModelForCausalLM
-
-        torch.set_num_threads(request.threads)
-        torch.set_grad_enabled(False)
-        self.model = AutoModelForCausalLM.from_pretrained(request.path, dtype=getattr(torch, request.dtype)).eval()
-        self.forward: Callable[..., Any] = self.model
+        self.model = opened(request)
         self.cache: Any = None
 
     def read(self, tokens: list[int]) -> int:
@@ -89,12 +100,15 @@ class Loop:
         return self._next([token])
 
     def _next(self, tokens: list[int]) -> int:
-        import torch
+        return next_token(self.model, self.cache, tokens)
 
-        out = self.forward(
-            input_ids=torch.tensor([tokens]), past_key_values=self.cache, use_cache=True, logits_to_keep=1
-        )
-        return int(out.logits[0, -1].argmax())
+
+def next_token(forward: Callable[..., Any], cache: Any, tokens: list[int]) -> int:
+    """The likeliest after these."""
+    import torch
+
+    out = forward(input_ids=torch.tensor([tokens]), past_key_values=cache, use_cache=True, logits_to_keep=1)
+    return int(out.logits[0, -1].argmax())
 
 
 def measured(engine: Callable[[Request], Engine], request: Request) -> Reply:

@@ -1,7 +1,8 @@
 """transformers through ``torch.compile``, with its ``StaticCache``: what it does fastest on a CPU.
 
 A program for each length of input; compiling them (minutes, less where PyTorch finds them in its cache) counts as
-loading.
+loading. A model that would be compiled anew for each token fails: from the ninth program on PyTorch runs eagerly, and
+the figures would be another engine's. So do windows in transformers 5.23, whose cache counts tokens in Python.
 """
 
 from __future__ import annotations
@@ -9,20 +10,20 @@ from __future__ import annotations
 from dataclasses import replace
 
 from blockzoo.bench.peers import Job, Prepared, Refused
-from blockzoo.bench.peers.transformers import Loop, Transformers, measured
+from blockzoo.bench.peers.transformers import measured, next_token, opened, prepared
 from blockzoo.bench.protocol import Reply, Request
 from blockzoo.bench.side import serve
 
 
-class TransformersCompiled(Transformers):
+class TransformersCompiled:
     """The `Peer`."""
 
+    packages = ("transformers",)
+
     def prepare(self, job: Job) -> Prepared | Refused:
-        """As for eager mode; one process does all repeats, so that it compiles once."""
-        made = super().prepare(job)
-        if isinstance(made, Refused):
-            return made
-        return replace(made, what=f"compiled, static cache, {made.what.removeprefix('eager, ')}", heavy=True)
+        """As in eager mode; one process does all repeats, so that it compiles once."""
+        made = prepared(job, "compiled, static cache")
+        return made if isinstance(made, Refused) else replace(made, heavy=True)
 
 
 PEER = TransformersCompiled()
@@ -31,22 +32,29 @@ PEER = TransformersCompiled()
 # --- the side process -------------------------------------------------------------------------------------------------
 
 
-class CompiledLoop(Loop):
+class CompiledLoop:
     """An `Engine`."""
 
     def __init__(self, request: Request) -> None:
         import torch
+        from torch._dynamo import config
         from transformers import StaticCache
 
-        super().__init__(request)
-        self.forward = torch.compile(self.model.forward, dynamic=False)
-        capacity = len(request.prompt) + request.new_tokens
-        self.cache = StaticCache(config=self.model.config, max_cache_len=capacity)
+        config.fail_on_recompile_limit_hit = True
+        model = opened(request)
+        self.forward = torch.compile(model.forward, dynamic=False)
+        self.cache = StaticCache(config=model.config, max_cache_len=len(request.prompt) + request.new_tokens)
         self.step(self.read(request.prompt))
 
     def read(self, tokens: list[int]) -> int:
         self.cache.reset()
         return self._next(tokens)
+
+    def step(self, token: int) -> int:
+        return self._next([token])
+
+    def _next(self, tokens: list[int]) -> int:
+        return next_token(self.forward, self.cache, tokens)
 
 
 def measure(request: Request) -> Reply:
