@@ -22,6 +22,8 @@ from blockzoo.testing.subjects import BATCH, LENGTH, BlockSubject, inputs
 CPU = torch.device("cpu")
 SPLITS = ([0, LENGTH], [0, *range(1, LENGTH + 1)], [0, 5, *range(6, LENGTH + 1)], [0, 1, 4, 10, LENGTH], [0, 7, LENGTH])
 
+PADDED = {"on the left": [-1, -1, 0, 1, 2, 3], "on the right": [0, 1, 2, 3, -1, -1], "in between": [0, -1, 1, 2, -1, 3]}
+
 
 def new_cache(module: Any, batch: int = BATCH, length: int = LENGTH) -> ModelCache:
     return make_cache([module], batch, length, CPU, torch.float32)
@@ -53,21 +55,27 @@ def cache(subject: BlockSubject) -> None:
 
 
 def cache_with_padding(subject: BlockSubject) -> None:
-    """Rows of different length, padded on the left, decode on as each would alone."""
-    module, x, prompt = subject.build(), inputs(), 6
-    positions = torch.arange(prompt).repeat(BATCH, 1)
-    positions[1] = torch.tensor([-1, -1, 0, 1, 2, 3])
-    padded = torch.cat([x[:1, :prompt], torch.cat([torch.full_like(x[1:, :2], 50.0), x[1:, :4]], dim=1)])
+    """Rows of different length, padded wherever, decode on as each would alone."""
+    module, x = subject.build(), inputs()
     with torch.no_grad():
-        full, held = full_pass(subject, module, x), new_cache(module)
-        y = advance(module, held, padded, positions)
-        what = "a padded prompt"
-        need_close(y[1, 2:], full[1, :4], CACHED, f"{what} with a cache differs from the row alone")
-        for offset in range(LENGTH - prompt):
-            new = torch.stack([x[0, prompt + offset], x[1, 4 + offset]])[:, None]
-            expected = torch.stack([full[0, prompt + offset], full[1, 4 + offset]])
-            y = advance(module, held, new)[:, 0]
-            need_close(y, expected, CACHED, f"after {what}, decoded token {offset} differs from the row alone")
+        full = full_pass(subject, module, x)
+        for where, places in PADDED.items():
+            _padded_row(module, x, full, f"a prompt padded {where}", torch.tensor(places))
+
+
+def _padded_row(module: Any, x: Tensor, full: Tensor, what: str, places: Tensor) -> None:
+    """The second row's tokens stand at ``places``, with padding of -1; the first has no padding."""
+    held, prompt, there = new_cache(module), len(places), places >= 0
+    length = int(there.sum())
+    padded = x[:, :prompt].clone()
+    padded[1], padded[1, there] = 50.0, x[1, :length]
+    y = advance(module, held, padded, torch.stack([torch.arange(prompt), places]))
+    need_close(y[1, there], full[1, :length], CACHED, f"{what} with a cache differs from the row alone")
+    for offset in range(LENGTH - prompt):
+        new = torch.stack([x[0, prompt + offset], x[1, length + offset]])[:, None]
+        expected = torch.stack([full[0, prompt + offset], full[1, length + offset]])
+        y = advance(module, held, new)[:, 0]
+        need_close(y, expected, CACHED, f"after {what}, decoded token {offset} differs from the row alone")
 
 
 def cache_rows(subject: BlockSubject) -> None:

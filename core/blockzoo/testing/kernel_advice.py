@@ -12,7 +12,7 @@ from torch import Tensor
 
 from blockzoo.blocks import BlockConfig
 from blockzoo.kernels import Example, Kernel, Op
-from blockzoo.testing.ops import CPU
+from blockzoo.testing.ops import CPU, tensors_of
 
 Ops = Mapping[str, Op]
 IGNORES = "it ignores"
@@ -118,6 +118,13 @@ def _told(op: Op, example: Example, name: str) -> str | None:
         return type(value).__name__
     plain = value is None or isinstance(value, (bool, int, float, str))
     return "given" if isinstance(value, Tensor) else repr(value) if plain else None
+
+
+def differentiable(op: Op, example: Example) -> list[str]:
+    """Which argument each float tensor of the example is, in the order of `inputs_of`."""
+    names = list(inspect.signature(op.reference).parameters)
+    passed = [*zip(names, example.args, strict=False), *example.kwargs.items()]
+    return [name for name, value in passed for tensor in tensors_of(value) if tensor.is_floating_point()]
 
 
 def packed(example: Example) -> str:

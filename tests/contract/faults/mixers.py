@@ -15,6 +15,7 @@ from blockzoo.step import PHASES, Keys, Step
 from blockzoo_blocks.mixers.attention import attention_reference
 from blockzoo_blocks.mixers.gqa import GQAConfig, GroupedQueryAttention
 from blockzoo_blocks.norms.rms_norm import RMSNormConfig
+from tests.contract.blocks_for_tests import GatedRecurrence, GatedRecurrenceConfig, RecurrentState
 
 
 class Attention(GQAConfig):
@@ -313,6 +314,22 @@ class DecodesAtTheLongestRow(Attention):
                 return super().forward(x, step, state)
 
         return AtTheLongest
+
+
+class RemembersPaddingAtTheEnd(GatedRecurrenceConfig):
+    """A recurrence that leaves padding out only in front of a row's tokens."""
+
+    caught_by: ClassVar[str] = "cache_with_padding"
+
+    def build(self, dims: Dims, position: AttentionPositionConfig) -> GatedRecurrence:
+        class Remembers(GatedRecurrence):
+            def forward(self, x: Tensor, step: Step, state: RecurrentState | None = None) -> Tensor:
+                behind = (step.positions < 0) & (
+                    step.positions.cummax(1).values == step.positions.amax(1, keepdim=True)
+                )
+                return super().forward(x, replace(step, positions=step.positions.masked_fill(behind, 0)), state)
+
+        return Remembers(dims.d_model, self.width)
 
 
 class SelectIgnored(Attention):
