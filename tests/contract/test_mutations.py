@@ -106,6 +106,10 @@ def test_a_quantizer_with_a_scale_for_each_row_passes_every_check() -> None:
         check.run()
 
 
+def test_padding_of_a_rows_end_is_no_bits_a_weight() -> None:
+    check_of("quantizer", "padded", quantizers.PaddedRows, "packed_size").run()
+
+
 def test_bits_of_scales_are_not_taken_for_precision() -> None:
     for check in ("precision", "error_bound", "packed_size"):
         check_of("quantizer", "costly", quantizers.CostlyScales, check).run()

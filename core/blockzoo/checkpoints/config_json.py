@@ -119,13 +119,13 @@ class ConfigJSON:
             return None
         return ConfigJSON(value, f"{self.where}: {names[0]}", outer=self)
 
-    def names(self, name: str, length: int, choices: Collection[str]) -> list[str] | None:
-        """A list of ``length`` words out of ``choices``, or None."""
+    def names(self, name: str, length: int, choices: Collection[str] | Mapping[str, Any]) -> list[Any] | None:
+        """A list of ``length`` words out of ``choices``, each translated where these are a mapping, or None."""
         value = self.raw(name)
         if value is None or self.problems:  # the length may stand for one that could not be read
             return None
         if isinstance(value, list) and len(value) == length and set(map(str, value)) <= set(choices):
-            return value
+            return [choices[word] for word in value] if isinstance(choices, Mapping) else value
         self._expected([name], value, f"a list of {length} words out of {', '.join(choices)}")
         return None
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.nn import functional as F
 
 from blockzoo.blocks import QuantizerConfig, StateTensor
 from blockzoo_blocks.quantizers.int8 import Int8Config
@@ -62,6 +63,22 @@ class ScaleOfARow(QuantizerConfig):
 
     def error_bound(self, weight: Tensor) -> Tensor | None:
         return weight.abs() / 16 + self.pack(weight)["scales"] * 2.0**-10
+
+
+class PaddedRows(Quantizer):
+    """Without a fault: a row's codes fill whole units of ten bytes."""
+
+    def tensors(self, shape: tuple[int, ...]) -> dict[str, StateTensor]:
+        padded = (*shape[:-1], -(-shape[-1] // 10) * 10)
+        return {**super().tensors(shape), "codes": StateTensor(padded, torch.int8)}
+
+    def pack(self, weight: Tensor) -> dict[str, Tensor]:
+        packed = super().pack(weight)
+        return {**packed, "codes": F.pad(packed["codes"], (0, -weight.shape[-1] % 10))}
+
+    def unpack(self, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
+        width = tensors["scales"].shape[-1] * self.group_size
+        return super().unpack({**tensors, "codes": tensors["codes"][..., :width]}, dtype)
 
 
 class RowScalesCounted(ScaleOfARow):

@@ -436,6 +436,17 @@ def test_null_can_be_told_from_absent(values: dict[str, Any], window: int | None
     keys.finish()
 
 
+def test_names_are_translated_by_a_mapping() -> None:
+    values = {"layer_types": ["full_attention", "sliding_attention"]}
+    words = {"full_attention": False, "sliding_attention": True}
+    assert ConfigJSON(values).names("layer_types", 2, words) == [False, True]
+    assert ConfigJSON(values).names("layer_types", 2, tuple(words)) == values["layer_types"]
+    wrong = ConfigJSON(values)
+    assert wrong.names("layer_types", 2, {"full_attention": False}) is None
+    with pytest.raises(CheckpointError, match="2 words out of full_attention"):
+        wrong.finish()
+
+
 @pytest.mark.parametrize("values", [{}, {"window": None, "factor": None}])
 def test_none_may_be_the_default(values: dict[str, Any]) -> None:
     keys = ConfigJSON(values)
