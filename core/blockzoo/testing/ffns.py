@@ -11,19 +11,32 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from blockzoo.blocks import FFNConfig
+from blockzoo.blocks import FFNConfig, Role
 from blockzoo.linear import ExpertLinear
 from blockzoo.testing.check import CheckFailed, CheckSkipped, need, need_close, one_line
 from blockzoo.testing.products import need_flops
 from blockzoo.testing.subjects import DIMS, BlockSubject, draw, inputs, with_reports
 
 EXPERTS = 3
+MATRICES = (Role.HIDDEN, Role.RESIDUAL_OUTPUT, Role.ROUTER)
 
 
 def flops(subject: BlockSubject) -> None:
     """One token runs exactly the matrix products that cost() counts."""
     with need_flops(subject.cost(1).flops, "one token"):
         subject.build()(inputs(batch=1, length=1))
+
+
+def active_parameters(subject: BlockSubject) -> None:
+    """What cost() calls active, of the matrices, is no more than its products read for a token."""
+    cost = subject.cost(1)
+    matrices = [p for p in cost.parameters.values() if p.role in MATRICES and len(p.shape) > 1]
+    active = sum(parameter.active_numel for parameter in matrices)
+    need(
+        2 * active <= cost.flops,
+        f"cost() says that a token uses {active} elements of the matrices, and its {cost.flops} FLOPs read"
+        f" {cost.flops // 2}: say Parameter(..., active=) where a token uses a part",
+    )
 
 
 def tokens_alone(subject: BlockSubject) -> None:
@@ -96,4 +109,4 @@ def stackable(config: FFNConfig) -> tuple[FFNConfig, str]:
     raise CheckSkipped("declares stackable = False")
 
 
-CHECKS = (flops, tokens_alone, reports, stacks)
+CHECKS = (flops, active_parameters, tokens_alone, reports, stacks)

@@ -84,7 +84,8 @@ def null_is_none(subject: FamilySubject) -> None:
             need(
                 not options,
                 f"{whose}'s '{key}' as null reads as its default, as if it were left out, though"
-                f" {', '.join(sorted(options))} may be none: ask keys.is_null('{path[-1]}') and say none, or say"
+                f" {', '.join(sorted(options))} may be none: ask keys.is_null('{path[-1]}') and say none; or"
+                " refuse it by keys.problem(...) if theirs takes no null; or say"
                 f" Layout(null_is_default={{'{key}'}}) if null means the default here",
             )
 

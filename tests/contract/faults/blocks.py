@@ -26,6 +26,7 @@ from blockzoo.blocks import (
 )
 from blockzoo.cache import State
 from blockzoo.step import Step
+from blockzoo_blocks.ffn.moe import MoEConfig
 from blockzoo_blocks.positions.rope import Rope, RopeConfig, rotation_table
 from blockzoo_blocks.residuals.pre_norm import PreNorm, PreNormConfig
 
@@ -464,6 +465,24 @@ class BlowsUpInBfloat16(FFN):
     @staticmethod
     def formula(down: nn.Module, x: Tensor, *which: object) -> Tensor:
         return (100 * down(x, *which)).sin()
+
+
+class Mixture(MoEConfig):
+    """Without a fault: two of eight experts a token."""
+
+    caught_by: ClassVar[str] = ""
+
+    @classmethod
+    def samples(cls) -> Sequence[Any]:
+        return [cls(n_experts=8, top_k=2, expert=FFN())]
+
+
+class UsesAllOfIt(Mixture):
+    caught_by: ClassVar[str] = "active_parameters"
+
+    def cost(self, dims: Dims) -> Cost:
+        cost = super().cost(dims)
+        return replace(cost, parameters={name: replace(p, active=None) for name, p in cost.parameters.items()})
 
 
 class MixesTokens(FFN):
