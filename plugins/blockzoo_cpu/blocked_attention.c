@@ -68,7 +68,7 @@ INLINE void attend_span(const CausalAttention *a, const Memory *m, int64_t row, 
     }
 }
 
-VARIANTS static void attend_head(const CausalAttention *a, const Memory *m, int64_t row, int64_t kv_head) {
+LONG static void attend_head(const CausalAttention *a, const Memory *m, int64_t row, int64_t kv_head) {
     const int64_t group = a->heads / a->kv_heads;
     copy_padded(floats_of(&a->k, row, kv_head), a->k.token, a->tokens, a->width, m->keys);
     copy_padded(floats_of(&a->v, row, kv_head), a->v.token, a->tokens, a->value_width, m->values);
@@ -78,16 +78,13 @@ VARIANTS static void attend_head(const CausalAttention *a, const Memory *m, int6
 
 static void forward_work(const void *call, char *room, int me, int all) {
     const CausalAttention *a = call;
-    int64_t *next = (int64_t *)room; /* threads take tasks as they come by */
-    if (me == 0) *next = 0;
-    meet(all);
+    int64_t row, kv_head, *next = first_task(room, me, all);
     Memory m;
-    carve(a, room + 64 + me * memory_bytes(a), &m);
-    for (int64_t i; (i = __atomic_fetch_add(next, 1, __ATOMIC_RELAXED)) < a->batch * a->kv_heads;)
-        attend_head(a, &m, i / a->kv_heads, i % a->kv_heads);
+    carve(a, room + NUMBERED + me * memory_bytes(a), &m);
+    while (take_task(next, a, &row, &kv_head)) attend_head(a, &m, row, kv_head);
 }
 
-static size_t forward_room(const void *call) { return 64 + most_threads() * memory_bytes(call); }
+static size_t forward_room(const void *call) { return NUMBERED + most_threads() * memory_bytes(call); }
 static int forward_alone(const void *call) { return small_attention(call); }
 
 const Operation BLOCKED_ATTENTION = {forward_work, forward_room, forward_alone};

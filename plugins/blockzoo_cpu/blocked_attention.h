@@ -10,6 +10,12 @@
 #include "exponential.h"
 #include "transpose.h"
 
+#if defined(__x86_64__)
+#define LONG AVX512 /* shorter vectors are not worth it: nothing calls this without them */
+#else
+#define LONG
+#endif
+
 typedef float Lanes __attribute__((vector_size(64), may_alias));
 
 enum { AT_ONCE = 8 /* rows of a product: with two vectors each they fill half of the registers of AVX-512 */ };

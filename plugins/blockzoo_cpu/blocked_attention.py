@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from blockzoo.errors import KernelError
 from blockzoo.kernels import YES, Call, Capabilities, Kernel, Verdict, no
 from blockzoo.step import Keys
 from blockzoo_cpu.causal_attention import CausalAttention, refusal
@@ -62,7 +63,14 @@ def blocked_attention(
 
 SHORTEST = 64
 NARROW = "wants AVX-512: its sums fill sixteen vectors of 64 bytes"
-BLOCKED = CausalAttention("blocked_attention", "cpu_blocked_attention")
+
+
+def _usable() -> None:
+    if not wide():
+        raise KernelError(f"kernel 'cpu_blocked_attention' {NARROW}: choose another for the op 'attention'")
+
+
+BLOCKED = CausalAttention("blocked_attention", "cpu_blocked_attention", _usable)
 
 BLOCKED_ATTENTION = Kernel(
     "cpu_blocked_attention", blocked_attention, supports, backward=True, compile_safe=True, priority=65

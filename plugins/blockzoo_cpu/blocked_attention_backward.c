@@ -92,7 +92,7 @@ INLINE void differentiate(const CausalAttentionBackward *b, const Memory *m, int
     for (int64_t t = 0; t < count; t++) put(m->dq + t * k, (float)a->scale, a->width, dq + t * b->dq.token);
 }
 
-VARIANTS static void differentiate_group(const CausalAttentionBackward *b, const Memory *m, int64_t row, int64_t kv_head) {
+LONG static void differentiate_group(const CausalAttentionBackward *b, const Memory *m, int64_t row, int64_t kv_head) {
     const CausalAttention *a = &b->of;
     const int64_t group = a->heads / a->kv_heads;
     const size_t n = padded(a->tokens), k = padded(a->width), v = padded(a->value_width);
@@ -113,16 +113,13 @@ VARIANTS static void differentiate_group(const CausalAttentionBackward *b, const
 
 static void backward_work(const void *call, char *room, int me, int all) {
     const CausalAttentionBackward *b = call;
-    int64_t *next = (int64_t *)room; /* threads take tasks as they come by */
-    if (me == 0) *next = 0;
-    meet(all);
+    int64_t row, kv_head, *next = first_task(room, me, all);
     Memory m;
-    carve(&b->of, room + 64 + me * memory_bytes(&b->of), &m);
-    for (int64_t i; (i = __atomic_fetch_add(next, 1, __ATOMIC_RELAXED)) < b->of.batch * b->of.kv_heads;)
-        differentiate_group(b, &m, i / b->of.kv_heads, i % b->of.kv_heads);
+    carve(&b->of, room + NUMBERED + me * memory_bytes(&b->of), &m);
+    while (take_task(next, &b->of, &row, &kv_head)) differentiate_group(b, &m, row, kv_head);
 }
 
-static size_t backward_room(const void *call) { return 64 + most_threads() * memory_bytes(&((const CausalAttentionBackward *)call)->of); }
+static size_t backward_room(const void *call) { return NUMBERED + most_threads() * memory_bytes(&((const CausalAttentionBackward *)call)->of); }
 static int backward_alone(const void *call) { return small_attention(&((const CausalAttentionBackward *)call)->of); }
 
 const Operation BLOCKED_ATTENTION_BACKWARD = {backward_work, backward_room, backward_alone};

@@ -65,6 +65,27 @@ static inline int small_attention(const CausalAttention *a) {
     return a->batch * a->heads * a->tokens * keys_of(a) * (a->width + a->value_width) <= 1 << 20;
 }
 
+/* A task is a row's head of keys with the heads of queries that share it. Threads take them as they come by: where the room of a
+ * call begins stands the next one's number.
+ */
+enum { NUMBERED = 64 /* bytes before the threads' own */ };
+
+static inline int64_t *first_task(char *room, int me, int all) {
+    int64_t *next = (int64_t *)room;
+    if (me == 0) *next = 0;
+    meet(all);
+    return next;
+}
+
+/* Whether there is another. */
+static inline int take_task(int64_t *next, const CausalAttention *a, int64_t *row, int64_t *kv_head) {
+    const int64_t task = __atomic_fetch_add(next, 1, __ATOMIC_RELAXED);
+    if (task >= a->batch * a->kv_heads) return 0;
+    *row = task / a->kv_heads;
+    *kv_head = task % a->kv_heads;
+    return 1;
+}
+
 static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 

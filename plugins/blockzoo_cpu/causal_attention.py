@@ -20,7 +20,7 @@ from blockzoo_cpu.library import problem
 class CausalAttention:
     """``blockzoo_cpu::NAME`` and ``NAME_backward``; ``usable`` raises where the code can't run."""
 
-    def __init__(self, name: str, kernel: str, usable: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, name: str, kernel: str, usable: Callable[[], None]) -> None:
         def ready(*arguments: Any) -> tuple[Any, ...]:
             usable()
             return _ready(*arguments)

@@ -143,17 +143,14 @@ AMX static void attend_head(const CausalAttention *a, const Memory *m, int64_t r
 
 static void forward_work(const void *call, char *room, int me, int all) {
     const CausalAttention *a = call;
-    int64_t *next = (int64_t *)room; /* threads take tasks as they come by */
-    if (me == 0) *next = 0;
-    meet(all);
-    const Memory m = memory_at(a, room + 64 + me * memory_bytes(a));
+    int64_t row, kv_head, *next = first_task(room, me, all);
+    const Memory m = memory_at(a, room + NUMBERED + me * memory_bytes(a));
     const TileConfig before = configure_tiles();
-    for (int64_t i; (i = __atomic_fetch_add(next, 1, __ATOMIC_RELAXED)) < a->batch * a->kv_heads;)
-        attend_head(a, &m, i / a->kv_heads, i % a->kv_heads);
+    while (take_task(next, a, &row, &kv_head)) attend_head(a, &m, row, kv_head);
     put_tiles_back(before);
 }
 
-static size_t forward_room(const void *call) { return 64 + most_threads() * memory_bytes(call); }
+static size_t forward_room(const void *call) { return NUMBERED + most_threads() * memory_bytes(call); }
 
 #else
 

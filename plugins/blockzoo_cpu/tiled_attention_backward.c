@@ -195,18 +195,15 @@ AMX static void differentiate_group(const CausalAttentionBackward *b, const Memo
 
 static void backward_work(const void *call, char *room, int me, int all) {
     const CausalAttentionBackward *b = call;
-    int64_t *next = (int64_t *)room; /* threads take tasks as they come by */
-    if (me == 0) *next = 0;
-    meet(all);
+    int64_t row, kv_head, *next = first_task(room, me, all);
     Memory m;
-    carve(&b->of, room + 64 + me * memory_bytes(&b->of), &m);
+    carve(&b->of, room + NUMBERED + me * memory_bytes(&b->of), &m);
     const TileConfig before = configure_tiles();
-    for (int64_t i; (i = __atomic_fetch_add(next, 1, __ATOMIC_RELAXED)) < b->of.batch * b->of.kv_heads;)
-        differentiate_group(b, &m, i / b->of.kv_heads, i % b->of.kv_heads);
+    while (take_task(next, &b->of, &row, &kv_head)) differentiate_group(b, &m, row, kv_head);
     put_tiles_back(before);
 }
 
-static size_t backward_room(const void *call) { return 64 + most_threads() * memory_bytes(&((const CausalAttentionBackward *)call)->of); }
+static size_t backward_room(const void *call) { return NUMBERED + most_threads() * memory_bytes(&((const CausalAttentionBackward *)call)->of); }
 
 #else
 

@@ -23,6 +23,7 @@ from blockzoo.blocks import (
 from blockzoo.config.expand import INHERITED, SLOTS, Choice, Layer, expand, layer_count
 from blockzoo.config.merge import merge
 from blockzoo.config.node import DEFAULT, Node, Place, Problems, from_python, shown, unknown_key
+from blockzoo.config.norms import norm_refusal
 from blockzoo.config.parse import Parsed, Parser
 from blockzoo.config.resolve import Resolver
 from blockzoo.config.schema import LayerConfig, ModelConfig
@@ -270,8 +271,8 @@ class _Assembly:
         reasons = [] if mixer is None else list(mixer.check_position(dims, position))
         for reason in reasons:
             self.problems.at(layer["position"].node, reason)
-        if config.norm.refuses(dims.d_model) and config.residual.norms(mixer is not None, ffn is not None):
-            self._norms(config.norm, layer["norm"].node)
+        if refusal := norm_refusal(config, dims.d_model):
+            self.problems.at(layer["norm"].node, refusal)
         if mixer is not None and mixer.quantizer is not None and not reasons:
             self._packs(layer, "mixer", mixer.quantizer, mixer.cost(dims, position, 1))
         if ffn is not None and ffn.quantizer is not None:

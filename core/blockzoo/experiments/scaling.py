@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from blockzoo.blocks import BlockConfig, Cost, QuantizableConfig, Scale, nested_kinds
+from blockzoo.config.norms import norm_refusal
 from blockzoo.config.schema import LayerConfig, ModelConfig
 from blockzoo.errors import ConfigError, PluginError, Problem
 
@@ -92,8 +93,7 @@ def complaints(config: ModelConfig) -> Iterator[str]:
             block = getattr(layer, name)
             if block is not None:
                 yield from (f"{name}.{field}: {message}" for field, message in block.check(dims))
-        refusal = layer.norm.refuses(config.d_model)
-        if refusal and layer.residual.norms(layer.mixer is not None, layer.ffn is not None):
+        if refusal := norm_refusal(layer, config.d_model):
             yield f"norm: {refusal}"
         if layer.mixer is not None:
             reasons = list(layer.mixer.check_position(dims, layer.position))

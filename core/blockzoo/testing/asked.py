@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
 from blockzoo.checkpoints.config_json import HARMLESS, ConfigJSON
-from blockzoo.testing.check import CheckSkipped, need
-from blockzoo.testing.families import FamilySubject, finishes
+from blockzoo.testing.check import need
+from blockzoo.testing.families import FamilySubject
+from blockzoo.testing.values import documents_of, need_finish
 
 VALUES: Sequence[Sequence[Any]] = ((False, True), (1, 2, 3, 7), (0.25, 0.5, 0.75))
 """Of each type that a key may have; words can't be guessed."""
@@ -21,11 +21,8 @@ Twins = tuple[str, ...]
 
 def every_key_counts(subject: FamilySubject) -> None:
     """A key that read_config asks for and no sample has isn't dropped: some value is another model, or an error."""
-    if not finishes(subject):
-        raise CheckSkipped("read_config doesn't end with keys.finish(), so no key is refused: see unknown_keys")
-    layout = subject.family.layouts[subject.layout]
-    samples = [replace(subject, sample=sample) for sample in layout.samples]
-    documents = [document for s in samples for document in (s.sample.config_json, layout.write_config(s.config()))]
+    need_finish(subject)
+    layout, documents = subject.family.layouts[subject.layout], documents_of(subject)
     said = {key for document in documents for key in document}  # every_value_counts tries those
     for twins in sorted(asked(subject)):
         key = twins[0]

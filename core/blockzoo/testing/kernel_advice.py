@@ -15,7 +15,6 @@ from blockzoo.kernels import Example, Kernel, Op
 from blockzoo.testing.ops import CPU, tensors_of
 
 Ops = Mapping[str, Op]
-IGNORES = "it ignores"
 QUANTIZER = "; the weight is packed, as {}: say no where call.static['quantizer'] is not one you read"
 
 
@@ -77,7 +76,7 @@ def ignored(op: Op, plain: Example, example: Example, gives: Callable[[Callable[
 
 def _ignores(op: Op, example: Example, names: list[str]) -> str:
     said = all(name in op.static or name in example.static for name in names)
-    return f"; {IGNORES} {_names(names)}" + (": heed it, or say no to it in supports()" if said else "")
+    return f"; it ignores {_names(names)}" + (": heed it, or say no to it in supports()" if said else "")
 
 
 def _passed(op: Op, example: Example) -> dict[str, Any]:

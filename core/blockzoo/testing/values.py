@@ -23,10 +23,9 @@ SAMPLES, WRITTEN = "config.json", "write_config's config.json"
 
 def every_value_counts(subject: FamilySubject) -> None:
     """Another value of a key of config.json is another model, or an error, in one of the samples at least."""
-    _need_finish(subject)
+    need_finish(subject)
     layout = subject.family.layouts[subject.layout]
-    samples = [replace(subject, sample=sample) for sample in layout.samples]
-    documents = [document for s in samples for document in (s.sample.config_json, layout.write_config(s.config()))]
+    documents = documents_of(subject)
     written, own = layout.write_config(subject.config()), set(paths(subject.sample.config_json))
     for path in sorted({*own, *((key,) for key in written)}):
         if path[-1] in HARMLESS or ".".join(path) in layout.harmless:
@@ -38,7 +37,14 @@ def every_value_counts(subject: FamilySubject) -> None:
         )
 
 
-def _need_finish(subject: FamilySubject) -> None:
+def documents_of(subject: FamilySubject) -> list[Mapping[str, Any]]:
+    """Of all samples of its layout: config.json, and what ``write_config`` makes of the model."""
+    layout = subject.family.layouts[subject.layout]
+    samples = [replace(subject, sample=sample) for sample in layout.samples]
+    return [document for s in samples for document in (s.sample.config_json, layout.write_config(s.config()))]
+
+
+def need_finish(subject: FamilySubject) -> None:
     """What a key says wrongly is noted and raised by nobody: unknown_keys says so."""
     if not finishes(subject):
         raise CheckSkipped("read_config doesn't end with keys.finish(), so no value is refused: see unknown_keys")
@@ -64,7 +70,7 @@ def _reader(subject: FamilySubject) -> Any:
 
 def null_is_none(subject: FamilySubject) -> None:
     """A null in config.json is none where the model may have none, and not the default of a key left out."""
-    _need_finish(subject)
+    need_finish(subject)
     layout = subject.family.layouts[subject.layout]
     written = layout.write_config(subject.config())
     for whose, document in ((SAMPLES, subject.sample.config_json), (WRITTEN, written)):

@@ -2,4 +2,4 @@
 #include "sanitize_causal.h"
 #include "blocked_attention.c"
 
-int main(void) { return shapes(forward, &BLOCKED_ATTENTION, F32, 0); }
+int main(void) { return has_avx512() && shapes(forward, &BLOCKED_ATTENTION, F32, 0); }

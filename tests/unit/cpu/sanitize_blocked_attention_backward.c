@@ -2,4 +2,4 @@
 #include "sanitize_causal.h"
 #include "blocked_attention_backward.c"
 
-int main(void) { return shapes(backward, &BLOCKED_ATTENTION_BACKWARD, F32, 0); }
+int main(void) { return has_avx512() && shapes(backward, &BLOCKED_ATTENTION_BACKWARD, F32, 0); }

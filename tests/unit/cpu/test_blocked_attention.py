@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from blockzoo.blocks import Dims
+from blockzoo.errors import KernelError
 from blockzoo.kernels import Call, Capabilities, bind
 from blockzoo.step import Keys, Step
 from blockzoo_blocks.mixers.gqa import GQAConfig
@@ -16,9 +17,11 @@ from blockzoo_torch.sdpa import SDPA
 from tests.unit.cpu.attending import errors, heads
 
 pytestmark = pytest.mark.skipif(library.compiler() is None, reason="no C compiler on this machine")
+here = pytest.mark.skipif(library.compiler() is None or not library.wide(), reason="no AVX-512 on this machine")
 CPU = Capabilities("cpu")
 
 
+@here
 def test_a_mixer_trains_with_it() -> None:
     torch.manual_seed(0)
     config = GQAConfig(n_heads=4, n_kv_heads=2, sinks=True, window=20, bias=True)
@@ -49,6 +52,7 @@ def test_other_numbers_padding_and_short_sequences_go_to_pytorch(
     assert torch.equal(found, wanted)
 
 
+@here
 def test_from_64_tokens_on_it_is_this_code() -> None:
     q, k, v, _ = heads(64, dtype=torch.float32)
     positions = torch.arange(64).expand(2, -1)
@@ -74,5 +78,13 @@ def test_a_refusal_says_why(call: Call, reason: str) -> None:
     assert "CPU" in supports(Capabilities("cuda", (9, 0)), call).reason
 
 
+def test_without_avx512_it_says_no(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("blockzoo_cpu.blocked_attention.wide", lambda: False)
+    assert "AVX-512" in supports(CPU, Call("attention", "train", torch.float32, {})).reason
+    with pytest.raises(KernelError, match="AVX-512"):
+        BLOCKED.forward(*heads(3, dtype=torch.float32)[:3], None, 0, 1.0)
+
+
+@here
 def test_it_serves_training_here() -> None:
     assert supports(CPU, Call("attention", "train", torch.float32, {"window": 5, "sinks": True, "dropout": 0.0})).ok

@@ -46,6 +46,8 @@ def blocked(q: Tensor, k: Tensor, v: Tensor, positions: Tensor, keys: Keys, **op
 @pytest.fixture(params=["tiled", "blocked"])
 def served(request: pytest.FixtureRequest) -> Served:
     if request.param == "blocked":
+        if not library.wide():
+            pytest.skip("no AVX-512 on this machine")
         return Served(blocked, BLOCKED, torch.float32, 3e-6)
     if not tiled():
         pytest.skip("no AMX on this machine")
