@@ -22,6 +22,7 @@ def blockzoo_register(registry: Registrar) -> None:
     from blockzoo_blocks.ffn.mixing import MIX_EXPERTS
     from blockzoo_blocks.ffn.mlp import MLPConfig
     from blockzoo_blocks.ffn.moe import MoEConfig
+    from blockzoo_blocks.ffn.routing import CHOOSE_EXPERTS, WEIGH_EXPERTS
     from blockzoo_blocks.mixers.attention import ATTENTION
     from blockzoo_blocks.mixers.gqa import GQAConfig
     from blockzoo_blocks.norms.layer_norm import LAYER_NORM, LayerNormConfig
@@ -43,6 +44,8 @@ def blockzoo_register(registry: Registrar) -> None:
     registry.op(RMS_NORM)
     registry.op(ROTARY)
     registry.op(LAYER_NORM)
+    registry.op(CHOOSE_EXPERTS)
+    registry.op(WEIGH_EXPERTS)
     registry.op(MIX_EXPERTS)
     registry.op(LINEAR)
     registry.op(EXPERT_LINEAR)

@@ -22,6 +22,7 @@ def blockzoo_register(registry: Registrar) -> None:
     from blockzoo_cpu.pointwise import GATE, LAYER_NORM, RMS_NORM, ROTARY
     from blockzoo_cpu.prefill import EXPERT_TILES, LINEAR_TILES
     from blockzoo_cpu.roof import CPU_STREAM_SUM
+    from blockzoo_cpu.routing import CHOOSE_EXPERTS, WEIGH_EXPERTS
     from blockzoo_cpu.tiled_attention import TILED_ATTENTION
 
     registry.op(STREAM_SUM)
@@ -37,6 +38,8 @@ def blockzoo_register(registry: Registrar) -> None:
     registry.kernel("chosen_linear", CHOSEN_ROWS)
     registry.kernel("linear", LINEAR_TILES)
     registry.kernel("expert_linear", EXPERT_TILES)
+    registry.kernel("choose_experts", CHOOSE_EXPERTS)
+    registry.kernel("weigh_experts", WEIGH_EXPERTS)
     registry.kernel("mix_experts", MIX_EXPERTS)
     registry.kernel("rms_norm", RMS_NORM)
     registry.kernel("rotary", ROTARY)

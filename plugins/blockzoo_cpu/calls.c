@@ -1,7 +1,7 @@
 /* Calls one after another in one team of threads: starting a team and leaving Python cost more than a small kernel. */
 #include "calls.h"
 
-const Operation *const OPERATIONS[] = {&ROWS, &ATTEND, &RMS_NORM, &LAYER_NORM, &ROTARY, &GATE, &GELU, &GELU_BACKWARD, &MIX, &ADD, &COPY,
+const Operation *const OPERATIONS[] = {&ROWS, &ATTEND, &RMS_NORM, &LAYER_NORM, &ROTARY, &GATE, &GELU, &GELU_BACKWARD, &CHOOSE, &WEIGH, &MIX, &ADD, &COPY,
                                        &TILED_ATTENTION, &TILED_ATTENTION_BACKWARD, &BLOCKED_ATTENTION, &BLOCKED_ATTENTION_BACKWARD};
 
 static int made(const Call *calls, int64_t n) {

@@ -14,8 +14,8 @@ typedef struct {
 } Operation;
 
 #pragma GCC visibility push(hidden)
-extern const Operation ROWS, ATTEND, RMS_NORM, LAYER_NORM, ROTARY, GATE, GELU, GELU_BACKWARD, MIX, ADD, COPY, TILED_ATTENTION,
-    TILED_ATTENTION_BACKWARD, BLOCKED_ATTENTION, BLOCKED_ATTENTION_BACKWARD;
+extern const Operation ROWS, ATTEND, RMS_NORM, LAYER_NORM, ROTARY, GATE, GELU, GELU_BACKWARD, CHOOSE, WEIGH, MIX, ADD, COPY,
+    TILED_ATTENTION, TILED_ATTENTION_BACKWARD, BLOCKED_ATTENTION, BLOCKED_ATTENTION_BACKWARD;
 extern const Operation *const OPERATIONS[]; /* by their places in a call, the order of calls.py */
 #pragma GCC visibility pop
 

@@ -21,7 +21,7 @@ from blockzoo_cpu.library import function
 OPS = torch.library.Library("blockzoo_cpu", "DEF")
 OPERATIONS = (
     *("rows", "attend", "rms_norm", "layer_norm", "rotary", "gate", "gelu_tanh", "gelu_tanh_backward"),
-    *("mix_experts", "add", "copy", "tiled_attention", "tiled_attention_backward"),
+    *("choose_experts", "weigh_experts", "mix_experts", "add", "copy", "tiled_attention", "tiled_attention_backward"),
     *("blocked_attention", "blocked_attention_backward"),
 )
 """In the order of calls.c."""

@@ -3,7 +3,7 @@
  */
 #include "rows.h"
 
-enum { AHEAD = 2048 /* bytes that prefetching runs ahead */ };
+enum { AHEAD = 2048, SCALES_AHEAD = 512 /* bytes that prefetching runs ahead */ };
 
 /* twice the value, plus MXFP4_OFFSET */
 static const int8_t E2M1_SHIFTED[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};
@@ -65,6 +65,12 @@ VARIANTS static float int8_dot(const void *weights, const void *scales, const Ro
 #if defined(__x86_64__)
 
 static inline void ahead(const void *p) { __builtin_prefetch((const char *)p + AHEAD); }
+
+/* Of two rows' scales at once: they are a few lines a row. */
+static inline void scales_ahead(const Stored w[2], int bytes) {
+    for (int i = 0; i < bytes; i += 64)
+        for (int row = 0; row < 2; row++) __builtin_prefetch((const char *)w[row].scales + SCALES_AHEAD + i);
+}
 
 /* x->values: the even inputs of 32, then the odd ones, as the halves of a 32-bit lane are widened. */
 AVX512 static void bfloat16_dots_avx512(const Stored w[2], const Row *x, int d_in, float sums[2]) {
@@ -156,6 +162,7 @@ AVX512 static void mxfp4_rounded_avx512(const Stored w[2], const Row *x, int d_i
     const __m512i lanes = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3), four = _mm512_set1_epi32(4);
     __m512 a = _mm512_setzero_ps(), b = a;
     int groups = d_in / GROUP;
+    scales_ahead(w, groups);
     for (int g = 0; g < groups; g += 16) {
         __mmask16 mask = first(groups - g);
         __m512 scale = _mm512_maskz_loadu_ps(mask, x->scales + g);
@@ -185,6 +192,7 @@ AVX512 static void int8_rounded_avx512(const Stored w[2], const Row *x, int d_in
     const __m512i flip = _mm512_set1_epi8((char)0x80); /* adds 128: unsigned, as one operand must be */
     __m512 a = _mm512_setzero_ps(), b = a;
     int groups = d_in / GROUP;
+    scales_ahead(w, 2 * groups);
     for (int g = 0; g < groups; g += 16) {
         __mmask16 mask = first(groups - g);
         __m512 scale = _mm512_maskz_loadu_ps(mask, x->scales + g);

@@ -9,7 +9,7 @@
 #include "calls.h"
 #include "rows.h"
 
-enum { STRETCH = 1 << 17 /* bytes of weights that a thread takes at once */ };
+enum { LEAST = 1 << 15 /* bytes of weights that a thread takes at once */ };
 
 /* What a call says: y[r] = x[r] @ w[e].T + bias[e] for each row r and its expert e, chosen[r], or 0 where it is NULL.
  *
@@ -105,7 +105,19 @@ static int rows_alone(const void *call) {
     return a->n * a->d_in * a->d_out < 1 << 14;
 }
 
-/* Threads take outputs a stretch at a time: one that is kept from its core leaves the rest to the others. */
+/* The next outputs that nobody has taken, up to `*end`: of what is left half a thread's fair share, but `least` or more.
+ * A stretch begins with waiting for memory, so there are few; the last ones are short, so all threads end at once, and one
+ * that is kept from its core leaves the rest to the others (guided self-scheduling, Polychronopoulos and Kuck 1987).
+ */
+static int64_t take(int64_t *next, int64_t outputs, int64_t least, int all, int64_t *end) {
+    int64_t begin = __atomic_load_n(next, __ATOMIC_RELAXED);
+    do {
+        const int64_t left = outputs - begin, half = (left + 2 * all - 1) / (2 * all), stretch = half < least ? least : half;
+        *end = stretch < left ? begin + stretch : outputs;
+    } while (begin < outputs && !__atomic_compare_exchange_n(next, &begin, *end, 1, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
+    return begin;
+}
+
 static void rows_work(const void *call, char *room, int me, int all) {
     const Rows *a = call;
     const Kernel kernel = kernel_for(a);
@@ -121,12 +133,8 @@ static void rows_work(const void *call, char *room, int me, int all) {
     if (me == 0) *next = 0, by_expert(a, order);
     meet(all);
 
-    const int64_t fair = (a->d_out + all - 1) / all, fits = STRETCH / (int64_t)row_bytes((int)a->weight, (int)a->d_in);
-    const int64_t stretch = fits < 2 ? 2 : fits < fair ? fits : fair;
-    for (;;) {
-        const int64_t begin = __atomic_fetch_add(next, stretch, __ATOMIC_RELAXED);
-        if (begin >= a->d_out) break;
-        const int64_t end = begin + stretch < a->d_out ? begin + stretch : a->d_out;
+    const int64_t fits = LEAST / (int64_t)row_bytes((int)a->weight, (int)a->d_in), least = fits < 2 ? 2 : fits;
+    for (int64_t begin, end; (begin = take(next, a->d_out, least, all, &end)) < a->d_out;)
         for (int64_t i = 0, of = 0; i < a->n; i += of) {
             for (of = 1; i + of < a->n && expert_of(a, order[i + of]) == expert_of(a, order[i]); of++) continue;
             const int64_t expert = expert_of(a, order[i]);
@@ -135,7 +143,6 @@ static void rows_work(const void *call, char *room, int me, int all) {
             else
                 span(a, &kernel, rows, order + i, of, begin, end);
         }
-    }
 }
 
 const Operation ROWS = {rows_work, rows_room, rows_alone};

@@ -56,6 +56,7 @@ PUBLIC: dict[str, str] = {
     "blockzoo_blocks.ffn.gate": "GATE",
     "blockzoo_blocks.ffn.glu": "GLUConfig",
     "blockzoo_blocks.ffn.mixing": "MIX_EXPERTS",
+    "blockzoo_blocks.ffn.routing": "CHOOSE_EXPERTS WEIGH_EXPERTS",
     "blockzoo_blocks.ffn.mlp": "MLPConfig",
     "blockzoo_blocks.ffn.moe": "MoEConfig RouterConfig",
     "blockzoo_blocks.positions.alibi": "AlibiConfig",

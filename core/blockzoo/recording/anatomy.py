@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,30 +17,27 @@ class Anatomy:
     """The modules of a model, their weights, and where these lie. It keeps their memory, so no other tensor gets it."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._modules = list(model.modules())
-        self._children = [(m._modules, name, child) for m in self._modules for name, child in m._modules.items()]
-        self._tensors: list[tuple[dict[str, Any], str, Tensor, int]] = []
-        self._memory: list[Tensor] = []
-        for module in self._modules:
-            for held in (module._parameters, module._buffers):
-                for name, tensor in held.items():
-                    if tensor is not None:
-                        self._tensors.append((held, name, tensor, tensor.data_ptr()))
-                        self._memory.append(tensor.detach())
+        modules = list(model.modules())
+        dicts = [held for m in modules for held in (m._modules, m._parameters, m._buffers)]
+        parts = [(held, name, part) for held in dicts for name, part in held.items()]
+        self._dicts, self._names, self._parts = zip(*parts, strict=True)
+        self._tensors = [part for part in self._parts if isinstance(part, Tensor)]
+        self._places = [tensor.data_ptr() for tensor in self._tensors]
+        self._memory = [tensor.detach() for tensor in self._tensors]
+        self._hooks = [hook for m in modules for hook in (m._forward_hooks, m._forward_pre_hooks)]
 
     def holds(self) -> bool:
         """Whether every part is still in its place, every weight in its memory, and nobody watches."""
+        found = map(dict.get, self._dicts, self._names)  # no loops of Python: every token asks
         return (
-            all(held.get(name) is child for held, name, child in self._children)
-            and all(held.get(name) is t and t.data_ptr() == place for held, name, t, place in self._tensors)
+            all(map(operator.is_, found, self._parts))
+            and list(map(Tensor.data_ptr, self._tensors)) == self._places
             and not self.watched()
         )
 
     def watched(self) -> bool:
         """Whether a module has forward hooks."""
-        if hooks._global_forward_hooks or hooks._global_forward_pre_hooks:
-            return True
-        return any(module._forward_hooks or module._forward_pre_hooks for module in self._modules)
+        return any(self._hooks) or bool(hooks._global_forward_hooks or hooks._global_forward_pre_hooks)
 
 
 def blocks_of(config: BaseModel) -> Iterator[BlockConfig]:

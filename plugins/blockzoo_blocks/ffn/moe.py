@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import partial
 from math import prod
-from typing import ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
@@ -25,6 +25,7 @@ from blockzoo.linear import LINEAR, ExpertLinear, phase_of
 from blockzoo_blocks.ffn.glu import GLUConfig
 from blockzoo_blocks.ffn.mixing import MIX_EXPERTS
 from blockzoo_blocks.ffn.mlp import MLPConfig
+from blockzoo_blocks.ffn.routing import CHOOSE_EXPERTS, WEIGH_EXPERTS, Score, Weights, scores_of
 
 
 class RouterConfig(BaseModel):
@@ -36,10 +37,8 @@ class RouterConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     bias: bool = Field(False, description="a bias on the router's logits")
-    score: Literal["softmax", "sigmoid"] = Field(
-        "softmax", description="how logits become scores (sigmoid: DeepSeek-V3)"
-    )
-    weights: Literal["chosen", "all", "all_renormalized"] = Field(
+    score: Score = Field("softmax", description="how logits become scores (sigmoid: DeepSeek-V3)")
+    weights: Weights = Field(
         "all_renormalized",
         description="scores over the chosen only (gpt-oss), over all, or over all and then made to sum to 1 (Qwen3)",
     )
@@ -132,46 +131,32 @@ class MoEConfig(FFNConfig):
 
 
 class Router(nn.Linear):
-    """x (N, D) -> chosen experts (N, K) int64, their weights (N, K) and all probabilities (N, E), float32."""
+    """x (N, D) -> chosen experts (N, K) int64, their weights (N, K), float32 or wider, and all logits (N, E)."""
 
     selection_bias: Tensor
 
     def __init__(self, d_model: int, n_experts: int, top_k: int, recipe: RouterConfig) -> None:
         super().__init__(d_model, n_experts, bias=recipe.bias)
-        self.top_k = top_k
-        self.recipe = recipe
         self.slot = Slot(LINEAR, quantizer=None, shape=tuple(self.weight.shape))
+        self.choice: dict[str, Any] = {
+            "top_k": top_k,
+            "score": recipe.score,
+            "groups": recipe.groups,
+            "top_groups": recipe.top_groups,
+        }
+        self.weighing: dict[str, Any] = {"score": recipe.score, "weights": recipe.weights, "scale": recipe.scale}
+        self.choose = Slot(CHOOSE_EXPERTS, **self.choice, selection_bias=recipe.selection_bias)
+        self.weigh = Slot(WEIGH_EXPERTS, **self.weighing)
         if recipe.selection_bias:
             self.register_buffer("selection_bias", torch.zeros(n_experts))
+        else:
+            self.register_buffer("selection_bias", None)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
-        logits = self.slot[phase_of(len(x))]({"weight": self.weight}, x, self.bias, quantizer=None)
-        if self.recipe.weights == "chosen":
-            top, chosen = logits.topk(self.top_k, dim=-1)
-            return chosen, self.scaled(top.softmax(dim=-1, dtype=_wide(x))), logits.softmax(-1, dtype=_wide(x))
-        wide = logits.to(_wide(x))
-        scores = wide.softmax(dim=-1) if self.recipe.score == "softmax" else wide.sigmoid()
-        ranked = scores + self.selection_bias if self.recipe.selection_bias else scores
-        if self.recipe.groups > 1:
-            ranked = self.in_best_groups(ranked)
-        chosen = ranked.topk(self.top_k, dim=-1).indices
-        weights = scores.gather(-1, chosen)
-        if self.recipe.weights == "all_renormalized":
-            weights = weights / weights.sum(dim=-1, keepdim=True)
-        return chosen, self.scaled(weights), scores
-
-    def scaled(self, weights: Tensor) -> Tensor:
-        return weights if self.recipe.scale == 1.0 else weights * self.recipe.scale
-
-    def in_best_groups(self, ranked: Tensor) -> Tensor:
-        """ranked (N, E) with -inf outside the best groups: by their best two experts where a selection bias is added
-        (DeepSeek-V3, arXiv:2412.19437), else by their best one (DeepSeek-V2, arXiv:2405.04434).
-        """
-        groups = ranked.unflatten(-1, (self.recipe.groups, -1))  # (N, groups, E / groups)
-        worth = groups.topk(2 if self.recipe.selection_bias else 1, dim=-1).values.sum(dim=-1)
-        best = worth.topk(self.recipe.top_groups, dim=-1).indices
-        chosen = torch.zeros_like(worth, dtype=torch.bool).scatter(-1, best, True)
-        return groups.masked_fill(~chosen[..., None], float("-inf")).flatten(-2)
+        phase = phase_of(len(x))
+        logits = self.slot[phase]({"weight": self.weight}, x, self.bias, quantizer=None)
+        chosen = self.choose[phase](logits, self.selection_bias, **self.choice)
+        return chosen, self.weigh[phase](logits, chosen, **self.weighing), logits
 
 
 class MoE(nn.Module):
@@ -187,14 +172,14 @@ class MoE(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Aux]:
         tokens = x.flatten(0, -2)
-        chosen, weights, probabilities = self.router(tokens)
+        chosen, weights, logits = self.router(tokens)
         phase = phase_of(len(tokens))
         narrow = tokens.dtype in (torch.bfloat16, torch.float16)  # wider prompts add as training does, bit for bit
         run = self.few if phase == "decode" else self.many if phase == "prefill" and narrow else self.added
         out, counts = run(tokens, chosen, weights)
         if self.shared is not None:
             out = out + self.shared(tokens)[0]
-        return out.view_as(x), self.aux(counts, probabilities)
+        return out.view_as(x), self.aux(counts, logits)
 
     def added(self, tokens: Tensor, chosen: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Outputs (N, D), each row added where it belongs, and how many rows each expert took (E,)."""
@@ -225,13 +210,10 @@ class MoE(nn.Module):
         y, _ = self.experts(tokens.index_select(0, order // chosen.shape[-1]), counts.tolist())
         return y, order, counts
 
-    def aux(self, counts: Tensor, probabilities: Tensor) -> Aux:
+    def aux(self, counts: Tensor, logits: Tensor) -> Aux:
         load = counts / counts.sum().clamp(min=1)
         if not self.balance_loss:
             return {"expert_load": load}
+        probabilities = scores_of(logits, self.router.choice["score"])
         even = probabilities.shape[-1] * (load * probabilities.mean(dim=0)).sum()
         return {"expert_load": load, "balance_loss": self.balance_loss * even}
-
-
-def _wide(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32

@@ -108,7 +108,8 @@ def test_groups_limit_the_choice_as_in_deepseek_v3(biased: bool) -> None:
     if biased:
         moe.router.selection_bias.copy_(torch.linspace(-1, 1, 16))
     x = torch.randn(50, 8, generator=torch.Generator().manual_seed(1))
-    chosen, weights, scores = moe.router(x)
+    chosen, weights, logits = moe.router(x)
+    scores = logits.sigmoid()
     ranked = scores + torch.linspace(-1, 1, 16) if biased else scores
     for row in range(50):
         worth = [float(group.topk(2 if biased else 1).values.sum()) for group in ranked[row].split(4)]
@@ -122,9 +123,9 @@ def test_groups_limit_the_choice_as_in_deepseek_v3(biased: bool) -> None:
 
 def test_balance_loss_is_one_when_even_and_greater_when_not() -> None:
     moe = MoEConfig(n_experts=4, top_k=1, expert=GLUConfig(d_ff=12), balance_loss=1.0).build(DIMS)
-    even = moe.aux(torch.tensor([2, 2, 2, 2]), torch.full((8, 4), 0.25))
+    even = moe.aux(torch.tensor([2, 2, 2, 2]), torch.zeros(8, 4))
     assert float(even["balance_loss"]) == pytest.approx(1.0)
-    skewed = moe.aux(torch.tensor([8, 0, 0, 0]), torch.tensor([[0.7, 0.1, 0.1, 0.1]]).expand(8, 4))
+    skewed = moe.aux(torch.tensor([8, 0, 0, 0]), torch.tensor([[0.7, 0.1, 0.1, 0.1]]).log().expand(8, 4))
     assert float(skewed["balance_loss"]) == pytest.approx(2.8)
 
 

@@ -25,6 +25,7 @@ from blockzoo_cpu.player import PLAYER, told
 from blockzoo_cpu.pointwise import GATE_SPAN, LAYER_ROWS, NORM_ROWS, TURN_HEADS
 from blockzoo_cpu.prefill import tiled
 from blockzoo_cpu.products import stored
+from blockzoo_cpu.routing import CHOOSE, WEIGH
 from blockzoo_cpu.tiled_attention import TILED
 
 pytestmark = pytest.mark.skipif(library.compiler() is None, reason="no C compiler on this machine")
@@ -39,6 +40,8 @@ STRUCTS = {
     "gate": ("pointwise.c", "Gated"),
     "gelu_tanh": ("activations.c", "Gelu"),
     "gelu_tanh_backward": ("activations.c", "Gelu"),
+    "choose_experts": ("routing.c", "Choice"),
+    "weigh_experts": ("routing.c", "Weighing"),
     "mix_experts": ("mixing.c", "Mix"),
     "add": ("steps.c", "Sum"),
     "copy": ("steps.c", "Copy"),
@@ -124,6 +127,10 @@ def every_call() -> list[tuple[Operation[Any], tuple[Any, ...]]]:
             angle = drawn(1, 1, rows, 20, dtype=dtype)
             made.append((GATE_SPAN, (x, x.flip(0).contiguous(), 0, 1.702, 7.0, 1.0)))
             made += [(TURN_HEADS, (x.view(1, 1, rows, dim), angle, angle, False))]
+        for rows in (3, 300):
+            logits = drawn(rows, 32, dtype=dtype)
+            chosen = CHOOSE(logits, 4)
+            made += [(CHOOSE, (logits, 4)), *((WEIGH, (logits, chosen, 0, recipe, 2.5)) for recipe in range(3))]
         for experts, dim in ((2, 40), (4, 20000)):
             made.append((mixing.MIX, (drawn(3, experts, dim, dtype=dtype), drawn(3, experts))))
     for n in (17, 20003):
@@ -145,13 +152,13 @@ def test_every_operation_is_tried() -> None:
 def test_calls_at_once_give_the_bits_of_calls_one_by_one(threads: int) -> None:
     made = every_call()
     wanted = [operation(*args) for operation, args in made]
-    outs = [tuple(torch.full_like(y, torch.nan) for y in results(y)) for y in wanted]
+    outs = [tuple(map(torch.empty_like, results(y))) for y in wanted]
     calls = [noted(operation, args, out) for (operation, args), out in zip(made, outs, strict=True)]
     assert all(PLAYER.takes(call) for call in calls)
     play = PLAYER.prepare(calls)
     for _ in range(3):
         for out in (part for made in outs for part in made):
-            out.fill_(torch.nan)
+            out.view(torch.uint8).fill_(0xFF)  # NaN, or -1
         play(0)
         for call, one in zip(calls, wanted, strict=True):
             assert all(map(same_bits, call.outs, results(one))), call.name
