@@ -1,4 +1,4 @@
-"""The way of a bench: the roof, the sides in turns, the roof again, and what is of our side alone: training and error.
+"""The way of a bench: the roof, the sides in turns, the roof again for each repeat, and what is of our side alone.
 
 Nothing is computed here but medians: the document holds each single value, and figures made of them.
 """
@@ -31,8 +31,6 @@ from blockzoo.registry import Registry
 OURS = "blockzoo"
 MEASURES = ("decode", "prefill", "load", "training", "error")
 DEFAULT_MEASURES = ("decode", "prefill", "load")
-CHEAP_BYTES = 4 * 10**9
-"""Weights up to here are loaded anew for each repeat, so that sides alternate."""
 BLOCK, BATCH = 256, 12
 """Tokens in a training sequence, sequences in a step."""
 Say = Callable[[str], None]
@@ -76,7 +74,6 @@ class Side:
     path: Path
     what: str
     options: Mapping[str, Any] = field(default_factory=dict)
-    heavy: bool = False
     weight_bytes_per_token: int | None = None
     failed: str | None = None
     replies: list[Reply] = field(default_factory=list)
@@ -96,14 +93,13 @@ TIMES = ("load_s", "prefill_s", "decode_s")
 
 @dataclass(frozen=True)
 class Outcome:
-    """All that was measured. ``roofs``: replies of the roof's process, before and after the sides; ``alone``: by
-    further measure of our side a reply's values, or why there are none.
+    """All that was measured. ``roofs``: replies of the roof's process, before, between and after
+    repeats; ``alone``: by further measure of our side a reply's values, or why there are none.
     """
 
     sides: list[Side]
     roofs: list[dict[str, Any]]
     alone: dict[str, dict[str, Any] | str]
-    order: str
 
 
 def peers_of(names: Sequence[str]) -> dict[str, Peer]:
@@ -129,13 +125,9 @@ def conduct(subject: Subject, ask: Ask, peers: Mapping[str, Peer], *, registry: 
         for side in sides:
             if side.failed is None:
                 read_once(side.path)
-        say("the roof: memory and matrix products")
-        roofs = [_roof(ask)]
-        order = _rounds(sides, subject, ask, say)
+        roofs = list(_rounds(sides, subject, ask, say))
         alone = {name: measure(subject, ask, registry) for name, measure in _ALONE.items() if name in ask.measures}
-        say("the roof once more")
-        roofs.append(_roof(ask))
-    return Outcome(sides, roofs, alone, order)
+    return Outcome(sides, roofs, alone)
 
 
 def _runs(ask: Ask) -> bool:
@@ -167,25 +159,26 @@ def _sides(subject: Subject, ask: Ask, peers: Mapping[str, Peer], scratch: Path,
 
 
 def _of_peer(name: str, ready: Prepared) -> Side:
-    return Side(name, PEERS[name], ready.path, ready.what, ready.options, ready.heavy, ready.weight_bytes_per_token)
+    return Side(name, PEERS[name], ready.path, ready.what, ready.options, ready.weight_bytes_per_token)
 
 
-def _rounds(sides: Sequence[Side], subject: Subject, ask: Ask, say: Say) -> str:
-    """Run them in turns; how, in words."""
-    cheap = subject.weight_bytes <= CHEAP_BYTES and not any(side.heavy for side in sides)
-    rounds, repeats = (ask.repeats, 1) if cheap else (1, ask.repeats)
-    for turn in range(rounds):
+def _rounds(sides: Sequence[Side], subject: Subject, ask: Ask, say: Say) -> Iterator[dict[str, Any]]:
+    """Run them in turns, a process a repeat, so that what else the machine does hits all of them; the roof before, in
+    between and after.
+    """
+    say("the roof: memory and matrix products")
+    yield _roof(ask)
+    for turn in range(ask.repeats if sides else 0):
         for side in sides:
             if side.failed is None:
-                say(f"round {turn + 1} of {rounds}: {side.name}")
-                request = replace(
-                    _request(subject, ask), path=str(side.path), repeats=repeats, options=dict(side.options)
-                )
+                say(f"round {turn + 1} of {ask.repeats}: {side.name}")
+                request = replace(_request(subject, ask), path=str(side.path), repeats=1, options=dict(side.options))
                 try:
                     side.replies.append(run_side(side.module, request, timeout=ask.timeout))
                 except SideError as error:
                     side.failed = str(error)
-    return "in turns, a process a repeat" if cheap else "one after the other, a process for all repeats"
+        say("the roof once more")
+        yield _roof(ask)
 
 
 def _request(subject: Subject, ask: Ask) -> Request:

@@ -28,7 +28,7 @@ def document(
     sides = {}
     for side in outcome.sides:
         weights = sum(traffic.weights.values()) if side.weight_bytes_per_token is None else side.weight_bytes_per_token
-        figures = _figures(side, ask, roof, weights + traffic.cache, work, dtype)
+        figures = _figures(side, ask, outcome.roofs, weights + traffic.cache, work, dtype)
         sides[side.name] = {
             "what": side.what,
             "command": side.command,
@@ -54,7 +54,6 @@ def document(
             "new_tokens": ask.new_tokens,
             "repeats": ask.repeats,
             "measures": list(ask.measures),
-            "order": outcome.order,
         },
         "machine": machine,
         "busy": (machine["load_average"] or 0.0) > BUSY * machine["cores"],
@@ -69,7 +68,7 @@ def document(
 
 
 def _roof(outcome: Outcome) -> dict[str, Any]:
-    """The better of what was measured before and after; each by itself under ``measured``."""
+    """The best of what was measured; each by itself under ``measured``."""
     good = [roof for roof in outcome.roofs if "failed" not in roof]
     best: dict[str, Any] = {"bytes_per_s": None, "kernel": None, "refused": [], "flops_per_s": {}}
     if good:
@@ -81,21 +80,31 @@ def _roof(outcome: Outcome) -> dict[str, Any]:
     return {**best, "measured": outcome.roofs}
 
 
-def _figures(side: Side, ask: Ask, roof: dict[str, Any], nbytes: int, work: int, dtype: str) -> dict[str, float | None]:
-    """Of the medians; None where nothing was measured."""
-    medians = {name: median(values) if values else None for name, values in side.values().items()}
+def _figures(
+    side: Side, ask: Ask, roofs: list[dict[str, Any]], nbytes: int, work: int, dtype: str
+) -> dict[str, float | None]:
+    """Medians; None where nothing was measured."""
+    values = side.values()
+    medians = {name: median(found) if found else None for name, found in values.items()}
     decode = _over(ask.new_tokens, medians["decode_s"])
-    prefill = medians["prefill_s"]
-    peak = roof["flops_per_s"].get(dtype)
+    bandwidth = [roof.get("bytes_per_s") for roof in roofs]
+    products = [roof.get("flops_per_s", {}).get(dtype) for roof in roofs]
     return {
         "decode_tokens_per_s": decode,
         "decode_ms_per_token": None if decode is None else 1000 / decode,
-        "share_of_bandwidth": None if decode is None else _over(nbytes * decode, roof["bytes_per_s"]),
-        "prefill_tokens_per_s": _over(ask.prompt_tokens, prefill),
-        "share_of_matmul": None if prefill is None else _over(work / prefill, peak),
+        "share_of_bandwidth": _share(nbytes * ask.new_tokens, values["decode_s"], bandwidth),
+        "prefill_tokens_per_s": _over(ask.prompt_tokens, medians["prefill_s"]),
+        "share_of_matmul": _share(work, values["prefill_s"], products),
         "load_s": medians["load_s"],
         "peak_bytes": medians["peak_bytes"],
     }
+
+
+def _share(work: int, seconds: list[float], roofs: list[float | None]) -> float | None:
+    """The median of what each repeat reached of the better roof of those right before and right after it."""
+    pairs = zip(seconds, roofs, roofs[1:], strict=False)
+    shares = [work / took / max(before, after) for took, before, after in pairs if before and after]
+    return median(shares) if shares else None
 
 
 def _ratios(sides: dict[str, Any]) -> dict[str, dict[str, float | None]]:

@@ -87,7 +87,7 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
     repeats = f"medians of {asked['repeats']}" if asked["repeats"] > 1 else "one repeat"
     yield (
         f"{repeats}: {asked['new_tokens']} tokens after a prompt of {asked['prompt_tokens']};"
-        f" sides run {asked['order']}; files are in the system's cache"
+        " sides run in turns, a process a repeat; files are in the system's cache"
     )
     if found["busy"]:
         yield "warning: something else was computing when this began; run it again on an idle machine"
@@ -115,7 +115,8 @@ def _roof(found: dict[str, Any]) -> Iterator[str]:
         return
     products = ", ".join(f"{dtype} {rate / 1e12:.2f} TFLOP/s" for dtype, rate in roof["flops_per_s"].items())
     speed = f"{roof['bytes_per_s'] / 1e9:.1f} GB/s"
-    yield f"the roof, in the same run: {speed} read ({roof['kernel']}); products {products}"
+    times = len(roof["measured"])
+    yield f"the roof, the best of {times} measurements: {speed} read ({roof['kernel']}); products {products}"
     for refused in roof["refused"]:
         yield f"warning: a plain loop measured the bandwidth, which reads less than can be read: {refused}"
 

@@ -155,10 +155,10 @@ def test_transformers_takes_a_folder_as_it_is(folders: dict[str, Path], tmp_path
     assert ready.path == folders["gpt2"]
 
 
-def test_compiled_transformers_does_all_repeats_in_one_process(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_compiled_transformers_takes_a_folder_as_it_is(folders: dict[str, Path], tmp_path: Path) -> None:
     ready = transformers_compiled.PEER.prepare(job(folders["gpt2"], tmp_path / "scratch"))
     assert isinstance(ready, Prepared)
-    assert (ready.path, ready.heavy) == (folders["gpt2"], True)
+    assert ready.path == folders["gpt2"]
     assert ready.what.startswith("compiled, static cache, bfloat16")
     small = transformers_compiled.PEER.prepare(job(folders["gpt-oss-20b"], tmp_path / "other", memory=GB // 2))
     assert isinstance(small, Refused)

@@ -53,8 +53,6 @@ class Prepared:
     """Engine, format and what was converted, in a line for the reader."""
     options: dict[str, Any] = field(default_factory=dict)
     """JSON values that the side process needs beside the request's own fields."""
-    heavy: bool = False
-    """Loading takes so long that one process should do all repeats, whatever our side takes."""
     weight_bytes_per_token: int | None = None
     """Bytes of weights that it reads for a token, for its share of the roof; None: as many as our side."""
 

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from blockzoo.config.schema import ModelConfig
     from blockzoo.registry import Registry
 
-HEAVY_BYTES = 4 * 10**9
 SPARE_BYTES = 10**9
 """For caches and buffers beside the weights."""
 
@@ -55,7 +54,7 @@ class LlamaCpp:
         except InputError as error:
             return Refused(str(error))
         stored = ", ".join(f"{kind.lower()} {count / 1e9:.2f} GB" for kind, count in kinds.items())
-        return Prepared(path, f"GGUF: {stored}", {"capacity": job.capacity}, heavy=size > HEAVY_BYTES)
+        return Prepared(path, f"GGUF: {stored}", {"capacity": job.capacity})
 
 
 PEER = LlamaCpp()

@@ -7,8 +7,6 @@ the figures would be another engine's. So do windows in transformers 5.23, whose
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from blockzoo.bench.peers import Job, Prepared, Refused
 from blockzoo.bench.peers.transformers import measured, next_token, opened, prepared
 from blockzoo.bench.protocol import Reply, Request
@@ -21,9 +19,8 @@ class TransformersCompiled:
     packages = ("transformers",)
 
     def prepare(self, job: Job) -> Prepared | Refused:
-        """As in eager mode; one process does all repeats, so that it compiles once."""
-        made = prepared(job, "compiled, static cache")
-        return made if isinstance(made, Refused) else replace(made, heavy=True)
+        """As in eager mode."""
+        return prepared(job, "compiled, static cache")
 
 
 PEER = TransformersCompiled()
