@@ -82,16 +82,22 @@ class Use:
             raise InputError(f"batch {self.batch}: must be at least 1")
         if self.prompt < 1:
             raise InputError(f"prompt {self.prompt}: must be at least 1")
-        if self.map_embedding and self.config.embedding.tied:
-            raise InputError(
-                f"the embedding of '{self.config.name}' is its unembedding too, which is read whole for every token:"
-                " mapping it saves nothing"
-            )
+        if self.map_embedding:
+            check_mapped_table(self.config)
 
     @cached_property
     def parts(self) -> tuple[Part, ...]:
         """Embedding, layers and head, in their order."""
         return tuple(_parts(self))
+
+
+def check_mapped_table(config: ModelConfig) -> None:
+    """Raise InputError where mapping the embedding table alone is pointless."""
+    if config.embedding.tied:
+        raise InputError(
+            f"the embedding of '{config.name}' is its unembedding too, which is read whole for every token:"
+            " mapping it saves nothing"
+        )
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from blockzoo.bench.processes import SideError, command_of, run_side
 from blockzoo.bench.protocol import Reply, Request
 from blockzoo.bench.roof import SIDE, STREAM_BYTES
 from blockzoo.bench.subject import Subject, read_once
+from blockzoo.checkpoints.filling import Mapped, mapped_words
 from blockzoo.errors import BlockzooError, InputError, nearest
 from blockzoo.experiments.speed import fits
 from blockzoo.registry import Registry
@@ -44,7 +45,7 @@ class Ask:
     new_tokens: int = 64
     repeats: int = 3
     threads: int = 1
-    mapped: bool = False
+    mapped: Mapped = False
     quantize: tuple[str, ...] = ()
     measures: tuple[str, ...] = DEFAULT_MEASURES
     against: tuple[str, ...] = ()
@@ -197,7 +198,7 @@ def _opening(subject: Subject, ask: Ask) -> dict[str, Any]:
 
 def _what(subject: Subject, ask: Ask) -> str:
     packed = ["packed as it loads"] if subject.config != subject.stored and ask.quantize else []
-    parts = [_name(subject.dtype), *ask.quantize, *packed, *(["mapped"] if ask.mapped else [])]
+    parts = [_name(subject.dtype), *ask.quantize, *packed, *mapped_words(ask.mapped)]
     return f"layout {subject.layout}, {', '.join(parts)}"
 
 

@@ -12,15 +12,16 @@ from blockzoo.bench.protocol import Reply, Request
 from blockzoo.bench.side import serve, timed
 
 if TYPE_CHECKING:
+    from blockzoo.checkpoints.filling import Mapped
     from blockzoo.model import Decoder
 
 
 @dataclass(frozen=True)
 class Opening:
-    """How a folder is opened. ``overrides`` change its config; ``mapped``: weights stay in the files."""
+    """How a folder is opened. ``overrides`` change its config; ``mapped``: which weights stay in the files."""
 
     overrides: dict[str, Any]
-    mapped: bool
+    mapped: Mapped
 
     def model(self, request: Request) -> Decoder:
         """The model, for inference."""
@@ -31,13 +32,12 @@ class Opening:
 
         torch.set_num_threads(request.threads)
         torch.set_grad_enabled(False)
-        more: dict[str, Any] = {"mapped": True} if self.mapped else {}
         return from_pretrained(
             request.path,
             registry=host().registry,
             dtype="stored" if request.dtype == "stored" else getattr(torch, request.dtype),
             overrides=self.overrides,
-            **more,
+            mapped=self.mapped,
         )
 
 

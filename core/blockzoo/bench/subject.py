@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from blockzoo.blocks import QuantizerConfig
-from blockzoo.checkpoints.filling import Progress, silent
+from blockzoo.checkpoints.filling import Mapped, Progress, silent
 from blockzoo.checkpoints.folder import stored_tensors
 from blockzoo.checkpoints.load import open_checkpoint
 from blockzoo.checkpoints.random_weights import write_random
@@ -40,7 +40,9 @@ class Subject:
         """Bytes of the folder's tensors."""
         return sum(tensor.nbytes for tensor in stored_tensors(self.folder).values())
 
-    def planned_bytes(self, context: int, prompt: int, registry: Registry, *, mapped: bool, exact: bool = False) -> int:
+    def planned_bytes(
+        self, context: int, prompt: int, registry: Registry, *, mapped: Mapped, exact: bool = False
+    ) -> int:
         """What `blockzoo plan` says that a process takes; ``exact``: of the stored weights in float32."""
         config, dtype = (self.stored, torch.float32) if exact else (self.config, self.dtype)
         use = Use(
@@ -48,7 +50,7 @@ class Subject:
             context=context,
             prompt=prompt,
             dtype=dtype,
-            map_embedding=mapped and not config.embedding.tied,
+            map_embedding=bool(mapped) and not config.embedding.tied,
             read_whole=whole_read(self.stored, config, dtype, registry=registry),
             kernels=registry.kernels(),
         )

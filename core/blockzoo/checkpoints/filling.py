@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +18,14 @@ from blockzoo.checkpoints.safetensors_io import StoredTensor
 Progress = Callable[[int, int], None]
 """Is told bytes done and bytes in all."""
 MOST_READERS = 8
+Mapped = bool | Literal["embedding"]
+"""Which weights stay in their files: none, all, or the embedding table alone, whose rows are looked up."""
+TABLE = "embedding.tokens."
+
+
+def mapped_words(mapped: Mapped) -> list[str]:
+    """What is mapped, for a list of what a model is."""
+    return ["embedding mapped" if mapped == "embedding" else "mapped"] if mapped else []
 
 
 def silent(done: int, total: int) -> None:
@@ -37,7 +46,7 @@ def fill(
     stored: Mapping[str, StoredTensor],
     places: Places,
     *,
-    mapped: bool = False,
+    mapped: Mapped = False,
     progress: Progress = silent,
 ) -> Filled:
     """Put every entry's tensor into its places.
@@ -46,12 +55,13 @@ def fill(
     for values that are no weights, but for those that are mapped: looking would read all that is left to be read later.
     """
     maps = Maps() if mapped else None
+    prefix = TABLE if mapped == "embedding" else ""
     direct: list[tuple[Entry, Tensor]] = []
     copied: list[Entry] = []
     total, held = sum(stored[entry.stored].nbytes for entry in entries), 0
     for entry in entries:
         source = stored[entry.stored]
-        if maps is not None and _map(entry, source, places, maps):
+        if maps is not None and entry.targets[0].name.startswith(prefix) and _map(entry, source, places, maps):
             held += source.nbytes
         elif entry.rule.plain and (place := places.like(entry.targets[0], source.dtype)) is not None:
             direct.append((entry, place))

@@ -19,7 +19,7 @@ from blockzoo.building import empty
 from blockzoo.checkpoints import hub
 from blockzoo.checkpoints.config_json import TOKEN_IDS
 from blockzoo.checkpoints.family import Family
-from blockzoo.checkpoints.filling import Filled, Progress, fill, silent
+from blockzoo.checkpoints.filling import Filled, Mapped, Progress, fill, silent
 from blockzoo.checkpoints.folder import name_of, path_in, read_config_json, read_json, shortened, stored_tensors
 from blockzoo.checkpoints.keymap import Entry, check, check_size, identity
 from blockzoo.checkpoints.places import Places
@@ -29,6 +29,7 @@ from blockzoo.checkpoints.variants import keys_behind
 from blockzoo.config import load_config
 from blockzoo.config.schema import ModelConfig
 from blockzoo.errors import CheckpointError, ConfigError, InputError, Problem
+from blockzoo.memory_plan import check_mapped_table
 from blockzoo.model import Decoder
 from blockzoo.registry import Registry
 
@@ -156,7 +157,7 @@ def from_pretrained(
     dtype: torch.dtype | Literal["stored"] = "stored",
     trainable: bool = False,
     overrides: Mapping[str, object] | None = None,
-    mapped: bool = False,
+    mapped: Mapped = False,
     progress: Progress = silent,
 ) -> Decoder:
     """A model from a local folder or hub reference, in any layout that a family knows.
@@ -164,8 +165,9 @@ def from_pretrained(
     ``dtype``: of the floats, or "stored" to keep each as it is. Packed weights stay packed, except for
     ``trainable``, which unpacks them into masters. ``overrides`` change the config; a quantizer among them packs
     what is stored as floats. ``mapped``: weights whose stored bytes are the model's own stay in their files, see
-    ``mapped.py``; the rest is read, and a line says how much. Raises CheckpointError with everything that doesn't fit,
-    before anything is allocated; InputError for ``mapped`` weights that are to train, or to leave the host.
+    ``mapped.py``; the rest is read, and a line says how much. ``mapped="embedding"``: the embedding table alone, of
+    which a token uses one row. Raises CheckpointError with everything that doesn't fit, before anything is allocated;
+    InputError for ``mapped`` weights that are to train, or to leave the host, and for a table that is the unembedding.
     """
     if mapped and (trainable or torch.device(device).type != "cpu"):
         why = "weights that train" if trainable else f"weights on {device}"
@@ -175,11 +177,13 @@ def from_pretrained(
         recognize(hub.local_folder(place, hub.CONFIG), registry=registry)
     opened = open_checkpoint(hub.local_folder(place), registry=registry, overrides=overrides)
     source, config = opened.source, opened.config
+    if mapped == "embedding":
+        check_mapped_table(config)
     float_dtype = opened.dtype if dtype == "stored" else dtype
     model = empty(config, registry=registry, device=device, dtype=float_dtype, trainable=trainable)
     places = Places(model, wanted(source.config), keep_dtypes=dtype == "stored")
     filled = fill(opened.entries, opened.stored, places, mapped=mapped, progress=progress)
-    if mapped and filled.read:
+    if filled.read if mapped is True else mapped and not filled.mapped:
         _say_what_was_read(source, filled)
     model.key_prefix, model.kept = opened.prefix, kept_beside(source.folder)
     model.bind()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from blockzoo.cli.opening import Mapped
+from blockzoo.cli.opening import MapAll, MapEmbedding, mapped_of
 from blockzoo.cli.output import gigabytes, note, print_json
 from blockzoo.cli.quantizing import HELP, quantizers_of
 from blockzoo.cli.reading import overrides_of, read_model
@@ -39,7 +39,8 @@ def command(
     new_tokens: Annotated[int, typer.Option(metavar="N", help="tokens decoded after it, greedily")] = 64,
     repeats: Annotated[int, typer.Option(metavar="N", help="of each side; the median counts")] = 3,
     dtype: Annotated[str, typer.Option(help="of floats: stored, float32 or bfloat16")] = "stored",
-    mapped: Mapped = False,
+    mapped: MapAll = False,
+    map_embedding: MapEmbedding = False,
     quantize: Annotated[list[str] | None, typer.Option(metavar="PART=QUANTIZER", help=f"our side: {HELP}")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change the config, dotted key")
@@ -69,6 +70,7 @@ def command(
     from blockzoo.bench.machine import describe
     from blockzoo.bench.processes import orderly_end
     from blockzoo.cli.bench_table import show
+    from blockzoo.memory_plan import check_mapped_table
 
     registry = host().registry
     ask = Ask(
@@ -76,7 +78,7 @@ def command(
         new_tokens=new_tokens,
         repeats=repeats,
         threads=torch.get_num_threads() if threads is None else threads,
-        mapped=mapped,
+        mapped=mapped_of(mapped, map_embedding),
         quantize=tuple(quantize or ()),
         measures=DEFAULT_MEASURES if measure is None else tuple(measure.split(",")),
         timeout=timeout,
@@ -86,6 +88,8 @@ def command(
     with ExitStack() as stack:
         stack.enter_context(orderly_end())
         subject = _subject(model, dtype, settings or [], ask, stack, registry)
+        if ask.mapped == "embedding":
+            check_mapped_table(subject.config)
         outcome = conduct(subject, ask, peers, registry=registry, say=lambda text: note(f"blockzoo: {text}"))
         found = document(subject, ask, outcome, model, machine, registry=registry)
     if as_json:

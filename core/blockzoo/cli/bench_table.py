@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from blockzoo.bench.conduct import OURS
+from blockzoo.checkpoints.filling import mapped_words
 from blockzoo.cli.output import console, gigabytes, table
 
 LESS = " (less is better)"
@@ -27,7 +28,7 @@ def show(found: dict[str, Any]) -> None:
 def _title(found: dict[str, Any]) -> str:
     model, machine = found["model"], found["machine"]
     weights = ["random weights"] if model["random_weights"] else []
-    parts = [model["name"], *weights, model["dtype"], *model["quantize"], *(["mapped"] if model["mapped"] else [])]
+    parts = [model["name"], *weights, model["dtype"], *model["quantize"], *mapped_words(model["mapped"])]
     return f"{', '.join(parts)}; {machine['cpu']}, {_counted(machine['threads'], 'thread')}"
 
 

@@ -15,7 +15,7 @@ from blockzoo import building
 from blockzoo.chat.messages import Message, tool_result, user
 from blockzoo.chat.session import Session
 from blockzoo.cli.chat_input import Source, source
-from blockzoo.cli.opening import Mapped, dtype_named, open_model
+from blockzoo.cli.opening import MapAll, MapEmbedding, dtype_named, mapped_of, open_model
 from blockzoo.cli.output import note
 from blockzoo.cli.talk import CONTEXT, Screen, open_talk, say_why, show_prompt
 from blockzoo.errors import BlockzooError, InputError, nearest
@@ -65,7 +65,8 @@ def command(
     seed: Annotated[int | None, typer.Option(help="of the draws; the same seed gives the same answers")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps")] = "cpu",
     dtype: Annotated[str, typer.Option(help="stored, float32 or bfloat16")] = "stored",
-    mapped: Mapped = False,
+    mapped: MapAll = False,
+    map_embedding: MapEmbedding = False,
 ) -> None:
     """Talk to a model."""
     floats = dtype_named(dtype)
@@ -80,7 +81,7 @@ def command(
     if max_new_tokens is not None and max_new_tokens < 1:
         raise InputError(f"--max-new-tokens {max_new_tokens}: must be at least 1")
     building.check_device(device)
-    model = open_model(ref, device, floats, registry=host().registry, mapped=mapped)
+    model = open_model(ref, device, floats, registry=host().registry, mapped=mapped_of(mapped, map_embedding))
     sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     session = talk.session(model, sampling, context or min(length, CONTEXT), max_new_tokens, seed)
     if messages.interactive:

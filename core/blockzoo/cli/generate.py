@@ -11,7 +11,7 @@ import typer
 from blockzoo import building
 from blockzoo.chat.encoding import Prompt
 from blockzoo.chat.messages import Draft, assistant, user
-from blockzoo.cli.opening import Mapped, dtype_named, open_model, open_tokenizer
+from blockzoo.cli.opening import MapAll, MapEmbedding, dtype_named, mapped_of, open_model, open_tokenizer
 from blockzoo.cli.output import cleaned, print_json
 from blockzoo.cli.talk import CONTEXT, Screen, Talk, open_talk, say_why, show_prompt
 from blockzoo.errors import InputError
@@ -38,7 +38,8 @@ def command(
     seed: Annotated[int | None, typer.Option(help="of the draws; the same seed gives the same text")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps")] = "cpu",
     dtype: Annotated[str, typer.Option(help="stored, float32 or bfloat16")] = "stored",
-    mapped: Mapped = False,
+    mapped: MapAll = False,
+    map_embedding: MapEmbedding = False,
     chat: Annotated[
         bool, typer.Option("--chat", help="the prompt is a message, answered in the format the model was trained on")
     ] = False,
@@ -68,7 +69,7 @@ def command(
         talk = open_talk(ref, reasoning, thinking, system, tools, host().registry)
         if prompt_only:
             return show_prompt(talk.prompt(user(prompt)), as_json)
-        model = open_model(ref, device, floats, registry=host().registry, mapped=mapped)
+        model = open_model(ref, device, floats, registry=host().registry, mapped=mapped_of(mapped, map_embedding))
         return _answer(talk, model, prompt, sampling, max_new_tokens, seed, hide_thinking, as_json)
     for option, given in (
         ("--system", system),
@@ -82,7 +83,7 @@ def command(
     tokenizer = open_tokenizer(ref, registry=host().registry)
     if prompt_only:
         return show_prompt(Prompt(tuple(tokenizer.encode(prompt)), prompt), as_json)
-    model = open_model(ref, device, floats, registry=host().registry, mapped=mapped)
+    model = open_model(ref, device, floats, registry=host().registry, mapped=mapped_of(mapped, map_embedding))
     stream, text = TextStream(tokenizer), ""
     tokens = generate(
         model,

@@ -11,6 +11,7 @@ import typer
 
 from blockzoo.building import build
 from blockzoo.checkpoints import from_pretrained, read_config
+from blockzoo.checkpoints.filling import Mapped
 from blockzoo.cli.output import note
 from blockzoo.config import load_config
 from blockzoo.config.schema import ModelConfig
@@ -28,9 +29,17 @@ DTYPES: dict[str, torch.dtype | Literal["stored"]] = {
 }
 
 
-Mapped = Annotated[
+MapAll = Annotated[
     bool, typer.Option("--mapped", help="leave weights in their file, mapped: at once there, only used pages resident")
 ]
+MapEmbedding = Annotated[
+    bool, typer.Option("--map-embedding", help="leave the embedding table alone in its file: only used rows resident")
+]
+
+
+def mapped_of(everything: bool, table: bool) -> Mapped:
+    """What ``--mapped`` and ``--map-embedding`` mean together."""
+    return everything or ("embedding" if table else False)
 
 
 def dtype_named(name: str) -> torch.dtype | Literal["stored"]:
@@ -41,7 +50,7 @@ def dtype_named(name: str) -> torch.dtype | Literal["stored"]:
 
 
 def open_model(
-    ref: str, device: str, dtype: torch.dtype | Literal["stored"], *, registry: Registry, mapped: bool = False
+    ref: str, device: str, dtype: torch.dtype | Literal["stored"], *, registry: Registry, mapped: Mapped = False
 ) -> Decoder:
     """The model that a reference means. A config's name gives random weights, with a warning."""
     folder = folder_of_run(ref)
@@ -55,7 +64,8 @@ def open_model(
                 folder, device=device, dtype=dtype, registry=registry, mapped=mapped, progress=progress
             )
     if mapped:
-        raise InputError(f"--mapped: {ref} is a config without weights, there is no file to map; name a checkpoint")
+        flag = "--mapped" if mapped is True else "--map-embedding"
+        raise InputError(f"{flag}: {ref} is a config without weights, there is no file to map; name a checkpoint")
     config = load_config(ref, registry=registry)
     note(f"blockzoo: warning: {config.name} is a config without weights: they are drawn at random, the text is noise")
     return build(config, registry=registry, device=device, dtype=torch.float32 if dtype == "stored" else dtype)

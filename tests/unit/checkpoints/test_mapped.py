@@ -13,8 +13,10 @@ import torch
 
 from blockzoo.building import build
 from blockzoo.checkpoints import from_pretrained, save_pretrained
+from blockzoo.checkpoints.filling import Mapped
 from blockzoo.checkpoints.mapped import Maps
 from blockzoo.checkpoints.safetensors_io import StoredTensor, read_header
+from blockzoo.cli import main
 from blockzoo.cli.opening import open_model
 from blockzoo.config import load_config
 from blockzoo.errors import CheckpointError, InputError
@@ -162,6 +164,39 @@ def test_what_is_refused(tmp_path: Path, registry: Registry) -> None:
         Maps().view(next(iter(stored.values())))
 
 
-def test_a_config_has_no_file_to_map(registry: Registry) -> None:
-    with pytest.raises(InputError, match="no file to map"):
-        open_model(str(CONFIGS / "gpt2" / "gpt2.yaml"), "cpu", "stored", registry=registry, mapped=True)
+@pytest.mark.parametrize(("mapped", "flag"), [(True, "--mapped"), ("embedding", "--map-embedding")])
+def test_a_config_has_no_file_to_map(mapped: Mapped, flag: str, registry: Registry) -> None:
+    with pytest.raises(InputError, match=f"{flag}: .* no file to map"):
+        open_model(str(CONFIGS / "gpt2" / "gpt2.yaml"), "cpu", "stored", registry=registry, mapped=mapped)
+
+
+def mapped_lines(folder: Path) -> int:
+    """Maps of this process's memory over files of a folder."""
+    return sum(str(folder) in line for line in Path("/proc/self/maps").read_text().splitlines())
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads /proc")
+def test_the_embedding_table_alone_is_mapped(tmp_path: Path, registry: Registry) -> None:
+    folder = saved(tmp_path / "m", registry)
+    read = from_pretrained(folder, registry=registry)
+    model = from_pretrained(folder, registry=registry, mapped="embedding")
+    assert same(model, read)
+    with torch.no_grad():
+        assert model(TOKENS).equal(read(TOKENS))
+    assert mapped_lines(folder) == 1
+    model.embedding.tokens.weight = None  # type: ignore[assignment]
+    assert mapped_lines(folder) == 0  # nothing else was in the file
+
+
+def test_a_table_that_is_the_unembedding_is_not_mapped_alone(tmp_path: Path, registry: Registry) -> None:
+    config = small(registry, None)
+    tied = config.model_copy(update={"embedding": config.embedding.model_copy(update={"tied": True})})
+    save_pretrained(build(tied, registry=registry), tmp_path / "m", registry=registry, layout="native")
+    with pytest.raises(InputError, match="is its unembedding too"):
+        from_pretrained(tmp_path / "m", registry=registry, mapped="embedding")
+
+
+def test_bench_refuses_it_before_anything_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    tiny = ["--set", "layers.count=1", "--set", "vocab_size=64", "--prompt-tokens", "8", "--new-tokens", "2"]
+    assert main(["bench", "gpt2", *tiny, "--map-embedding"]) == 2
+    assert "is its unembedding too" in capsys.readouterr().err
