@@ -44,6 +44,17 @@ def test_what_a_user_gets_wrong(data: Path, tmp_path: Path, capsys: pytest.Captu
     assert not (tmp_path / "out").exists()
 
 
+def test_random_weights_may_go_to_a_folder_of_their_configs_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny = ("--set", "layers.count=1", "--set", "vocab_size=64")
+    assert run("convert", "--random", "qwen3-0.6b", "./qwen3-0.6b", "--to", "hf", *tiny) == 0
+    assert run("inspect", "./qwen3-0.6b") == 0
+    assert run("convert", "--random", "./qwen3-0.6b", "./qwen3-0.6b", "--to", "hf") == 2
+    assert "is the source" in capsys.readouterr().err
+
+
 def test_a_run_is_its_trained_model(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trained, model = tmp_path / "run", tmp_path / "run" / "model"
     trained.mkdir()

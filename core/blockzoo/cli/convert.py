@@ -137,7 +137,7 @@ def _random(
 
 
 def _check_apart(source: Path, destination: Path) -> None:
-    if destination.resolve() == source.resolve():
+    if source.exists() and destination.resolve() == source.resolve():  # a config's name is no folder
         raise InputError(f"{destination}: is the source; choose another folder")
 
 
