@@ -114,7 +114,8 @@ class Kernel:
 
     ``backward``: gradients flow through it, so it may serve the train phase. ``layout``: the weight layout that it
     reads, None for the canonical one; the function then takes the layout's tensors in place of the weight's.
-    ``builds_itself``: it is compiled at the first call of each shape, so the conformance suite tries fewer.
+    ``builds_itself``: it is compiled anew for each shape or option, so the conformance suite tries few; a library
+    that is built once, at its first call, does not say so.
     """
 
     name: str

@@ -25,6 +25,7 @@ from blockzoo.config.schema import ModelConfig
 from blockzoo.kernels import YES, Example, Kernel, no
 from blockzoo.registry import Component, Registrar, Registry
 from blockzoo.testing import Check, CheckFailed, CheckSkipped, checks_of, configs, ops, packages
+from blockzoo.testing import kernels as kernel_checks
 from blockzoo.testing.check import error_of
 from blockzoo.testing.suite import BY_KIND
 from blockzoo_blocks.ffn.gate import GATE
@@ -129,6 +130,16 @@ def test_an_option_that_does_nothing_is_told_and_no_other() -> None:
         check_of("ffn", "takes", thing, "options_count").run()
     message = caught(check_of("ffn", "forgets", blocks.ForgetsTheActivation, "options_count"))
     assert message.startswith("sample 2 of 2: forgets(activation='relu'): 'activation' does nothing: 'relu' and the")
+
+
+def test_zero_points_that_reach_to_zero_pass_at_every_edge() -> None:
+    for check in ("error_bound", "precision", "extremes"):
+        check_of("quantizer", "zeros", quantizers.ZeroPoints, check).run()
+    for thing, check, words in (
+        (quantizers.RangeWithoutZero, "error_bound", r"a weight of 1\S* is off by "),
+        (quantizers.LimitOfOneSign, "extremes", r"weights from -8\.38861e\+06 to 8\.38861e\+06 in a group do not come"),
+    ):
+        assert re.search(words, caught(check_of("quantizer", "edge", thing, check)))
 
 
 def test_an_option_of_a_section_that_does_nothing_is_told_by_its_path() -> None:
@@ -242,7 +253,7 @@ def test_what_a_kernel_takes_for_granted_is_told_by_its_line() -> None:
 def test_a_supports_without_a_verdict_is_told_so_by_every_check() -> None:
     op, kernel, _ = kernels.FAULTS["no_verdict"]
     for check in checks_of(*registered("kernel", "says_true", (op, kernel))):
-        if check.name != "layout_round_trip":  # skipped: it has none
+        if check.name not in ("layout_round_trip", "examples_tried"):  # skipped: it has none; never fails
             assert "supports() gives True, not a Verdict: YES, or no('why')" in caught(check)
 
 
@@ -303,6 +314,26 @@ def test_a_kernel_that_rounds_less_often_than_the_reference_passes() -> None:
     once_rounded = Kernel("once", kernels.rounds_once, kernels.always, backward=True)
     for check in ("equals_reference", "backward"):
         check_of("kernel", "once", ("gate", once_rounded), check).run()
+
+
+def test_what_becomes_of_large_inputs_and_of_nan_is_told() -> None:
+    for name, words in (
+        ("overflows", "`gate` up to 10000: gives nan where the reference gives "),
+        ("saturates", "does a number saturate?"),
+        ("numbers_for_nan", "of a NaN, and the reference NaN: fminf, fmaxf and comparisons drop it"),
+    ):
+        op, kernel, check = kernels.FAULTS[name]
+        assert words in caught(check_of("kernel", name, (op, kernel), check))
+        check_of("kernel", name, (op, kernel), "equals_reference").run()
+    once = Kernel("once", kernels.rounds_once, kernels.always)
+    check_of("kernel", "once", ("gate", once), "extremes").run()
+
+
+def test_a_kernel_that_builds_itself_is_told_on_how_few_examples_it_is_tried() -> None:
+    op, kernel, _ = kernels.FAULTS["tail_left_out"]
+    with pytest.raises(CheckSkipped, match=r"tried on 3 of 30 examples in torch.float64, as it declares builds_itself"):
+        check_of("kernel", "eights", (op, kernel), "examples_tried").run()
+    check_of("kernel", "control", ("attention", kernels.CONTROL), "examples_tried").run()
 
 
 def test_a_kernel_that_rounds_too_often_is_told_where_to_round() -> None:
@@ -670,6 +701,7 @@ WITHOUT_A_FAULT = {
     packages.touches_no_gpu,  # takes a GPU
     packages.absence,  # of our registry's making
     configs.options_tried,  # never fails: see below
+    kernel_checks.examples_tried,  # neither does this
 }
 
 

@@ -188,6 +188,35 @@ def test_the_table_of_try(fresh: Path, capfd: pytest.CaptureFixture[str]) -> Non
         assert row["parameters"] > 100_000
 
 
+WIDE = """
+from pydantic import Field
+
+from blockzoo_blocks.quantizers.int8 import Int8Config
+
+
+class WideConfig(Int8Config):
+    group_size: int = Field(128, description="weights that share a scale")
+
+    @classmethod
+    def samples(cls):
+        return [cls(), cls(group_size=16)]
+
+
+def blockzoo_register(registry):
+    registry.block("quantizer", "wide", WideConfig)
+"""
+
+
+def test_the_sample_that_fits_the_small_models_is_tried_and_told(
+    fresh: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (fresh / "my_quantizer.py").write_text(WIDE)
+    assert main(["plugins", "try", "./my_quantizer.py", "--steps", "1"]) == 0
+    out = capfd.readouterr().out
+    assert "packs groups of" not in out
+    assert out.count("tried quantizer/wide: sample 2 of 2, {group_size: 16}\n") == 1
+
+
 def test_a_block_that_raises_is_a_row(fresh: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (fresh / "my_block.py").write_text(RAISES)
     load_file("my_block.py")
@@ -258,7 +287,7 @@ def test_a_kernel_is_tried_where_its_op_is_used(fresh: Path, capfd: pytest.Captu
     assert not tried[1].trains
     (fresh / "nobodys.py").write_text(EXPERT_KERNEL.replace('kernel("expert_linear"', 'kernel("stream_sum"'))
     assert main(["plugins", "try", "./nobodys.py"]) == 2
-    words = "none of the small models uses the op 'stream_sum'; they use activation, attention, chosen_linear, "
+    words = "none of the small models uses the op 'stream_sum'; they use activation, attention, choose_experts, "
     assert words in capfd.readouterr().err
 
 
@@ -418,6 +447,35 @@ def test_record_compares_the_defaults_of_keys_that_every_sample_has(
     (fresh / "mine.py").write_text(wrong.replace('"mine"', '"llama"') + register)
     assert main(["plugins", "record", "./mine.py"]) == 1
     assert line in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("window", "compared"),
+    [
+        ('None if keys.is_null("sliding_window") else keys.integer("sliding_window", default=4096)', True),
+        ('keys.integer("sliding_window", default=None)', False),
+    ],
+    ids=["absent is 4096", "absent is null"],
+)
+def test_record_compares_a_default_of_none_and_what_is_harmless(
+    fresh: Path, capfd: pytest.CaptureFixture[str], window: str, compared: bool
+) -> None:
+    """Phi-3's class has no window unless the file says one, and draws weights of 0.02."""
+    pytest.importorskip("transformers", reason="the independent implementation")
+    text = render("mine", "family")["src/blockzoo_mine/family.py"]
+    register = "\n\ndef blockzoo_register(registry):\n    registry.family(FAMILY)\n"
+    mixer, position = '"type": "gqa",', '"position": read_rope('
+    assert mixer in text
+    assert position in text
+    text = text.replace(mixer, f'{mixer} "window": {window},', 1)
+    std = 0.01 if compared else 0.02
+    init = f'"init": {{"std": keys.number("initializer_range", default={std})}}, {position}'
+    (fresh / "mine.py").write_text(text.replace(position, init, 1) + register)
+    main(["plugins", "record", "./mine.py", "--as", "phi3", "--json"])
+    lines = json.loads(capfd.readouterr().out)["defaults"]
+    for key, theirs in (("sliding_window", "null"), ("initializer_range", "0.02")):
+        line = f"where a config.json leaves '{key}' out, transformers takes {theirs}, and read_config another value"
+        assert (line in lines) == compared
 
 
 def test_record_gives_transformers_the_samples_null(fresh: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ REQUIRED: Any = object()
 
 _HARMLESS = """
 _attn_implementation _attn_implementation_autoset _commit_hash _name_or_path architectures attn_implementation
-attribute_map bad_words_ids begin_suppress_tokens bos_token_id chunk_size_feed_forward decoder_start_token_id
+attribute_map auto_map bad_words_ids begin_suppress_tokens bos_token_id chunk_size_feed_forward decoder_start_token_id
 diversity_penalty do_sample dtype early_stopping encoder_no_repeat_ngram_size eos_token_id
 exponential_decay_length_penalty finetuning_task forced_bos_token_id forced_eos_token_id gradient_checkpointing
 id2label initializer_range keys_to_ignore_at_inference label2id length_penalty max_length min_length model_name

@@ -31,6 +31,8 @@ def run(name: str, steps: int, as_json: bool) -> None:
     for result in results:
         if result.error:
             print(f"{result.architecture}, {result.component or 'stock'} as {result.slot or 'itself'}: {result.error}")
+    for line in dict.fromkeys(f"tried {r.component}: {r.sample}" for r in results if r.sample):
+        print(line)
     print(
         f"loss: nats a byte on held-out text before and after {steps} steps; decodes: cached logits equal the full"
         " pass's, or how far off they are; costs: as multiples of the stock model's"

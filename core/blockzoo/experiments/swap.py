@@ -37,6 +37,7 @@ LEARNED = 0.9
 DECODE_TOLERANCE = 1e-4
 """Greatest error of cached logits over the greatest logit, float32."""
 SEED = 0
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ ARCHITECTURES = (
 
 @dataclass(frozen=True)
 class Trial:
-    """One combination. ``component`` is empty for the stock model."""
+    """One combination. ``component`` is empty for the stock model; ``sample``: which of a block's several it is."""
 
     architecture: Architecture
     component: str = ""
@@ -93,6 +94,7 @@ class Trial:
     overrides: Mapping[str, Any] = field(default_factory=dict)
     kernels: Mapping[str, str] = field(default_factory=dict)
     trains: bool = True
+    sample: str = ""
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,7 @@ class Result:
     architecture: str
     component: str
     slot: str
+    sample: str = ""
     error: str | None = None
     builds: bool = False
     loss_before: float | None = None
@@ -141,7 +144,7 @@ def trials(plugin: str, registry: Registry) -> list[Trial]:
 
 def run(trial: Trial, registry: Registry, steps: int) -> Result:
     """Build, train, decode. Never raises for what a block does wrong."""
-    result = Result(trial.architecture.name, trial.component, trial.slot)
+    result = Result(trial.architecture.name, trial.component, trial.slot, trial.sample)
     stage = "config"
     try:
         config = load_config(
@@ -177,15 +180,28 @@ def _trials_of(component: Component, architecture: Architecture, registry: Regis
                 over = "" if quantizer is None else f" over {registry.name_of(type(quantizer), 'quantizer')}"
                 yield Trial(architecture, name, f"op {op}{over}", packed, {op: kernel.name}, trains)
     elif isinstance(thing, type) and issubclass(thing, BlockConfig):
-        for slot, overrides in _placements(thing, architecture, registry):
-            yield Trial(architecture, name, slot, overrides)
+        sample = _sample(thing, _shapes_of(architecture, registry) if issubclass(thing, QuantizerConfig) else ())
+        which = _shown(sample, registry)
+        for slot, overrides in _placements(sample, architecture, registry):
+            yield Trial(architecture, name, slot, overrides, sample=which)
 
 
 def ops_of(architecture: Architecture, registry: Registry) -> set[str]:
-    """The ops that the stock model uses: it has no place for a kernel of another. No weight is allocated."""
-    config = load_config(architecture.base, architecture.overrides, registry=registry)
-    modules = empty(config, registry=registry, device="meta").modules()
+    """The ops that the stock model uses: it has no place for a kernel of another."""
+    modules = _stock(architecture, registry).modules()
     return {LINEAR.name, *(module.op.name for module in modules if isinstance(module, Slot))}
+
+
+def _stock(architecture: Architecture, registry: Registry) -> nn.Module:
+    """The stock model. No weight is allocated."""
+    config = load_config(architecture.base, architecture.overrides, registry=registry)
+    return empty(config, registry=registry, device="meta")
+
+
+def _shapes_of(architecture: Architecture, registry: Registry) -> Sequence[Shape]:
+    """Of the stock model's matrices, which a quantizer is to pack."""
+    shapes = (tuple(parameter.shape) for parameter in _stock(architecture, registry).parameters())
+    return list(dict.fromkeys(shape for shape in shapes if len(shape) > 1))
 
 
 def _weights_of(op: str, kernel: Kernel, registry: Registry) -> Sequence[QuantizerConfig | None]:
@@ -202,18 +218,18 @@ def _weights_of(op: str, kernel: Kernel, registry: Registry) -> Sequence[Quantiz
         static = {"quantizer": quantizer, "shape": shapes[op]}
         return any(ask(kernel, capabilities, Call(op, phase, torch.float32, static)).ok for phase in PHASES)
 
-    samples = [_sample(registry.block("quantizer", name)) for name in registry.names("quantizer")]
+    shape = shapes[op]
+    samples = [_sample(registry.block("quantizer", name), [shape]) for name in registry.names("quantizer")]
     packed = [sample for sample in samples if isinstance(sample, QuantizerConfig) and reads(sample)][:1]
     return [*([None] if reads(None) or not packed else []), *packed]
 
 
 def _placements(
-    cls: type[BlockConfig], architecture: Architecture, registry: Registry
+    sample: BlockConfig, architecture: Architecture, registry: Registry
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """The slots that a block fits, and what puts it there."""
-    sample = _sample(cls)
     block = dump_block(sample, registry)
-    match cls.kind:
+    match sample.kind:
         case "norm":
             yield "norm", {"norm": block}
             yield "qk_norm", {f"blocks.{architecture.attention}.qk_norm": block}
@@ -226,8 +242,8 @@ def _placements(
             if isinstance(sample, FFNConfig) and sample.stackable and architecture.ffn == "experts":
                 yield "expert", {"blocks.experts.expert": block}
         case "position":
-            assert issubclass(cls, PositionConfig)
-            additive = cls.form == "additive"
+            assert isinstance(sample, PositionConfig)
+            additive = sample.form == "additive"
             yield (
                 "embedding.position" if additive else "position",
                 {"embedding.position": block if additive else None, "position": "none" if additive else block},
@@ -239,11 +255,25 @@ def _placements(
             yield "embedding.quantizer", {"embedding.quantizer": block}
 
 
-def _sample(cls: type[BlockConfig]) -> BlockConfig:
-    """The first sample without complaints about the small models' dims."""
+def _sample(cls: type[BlockConfig], shapes: Sequence[Shape]) -> BlockConfig:
+    """The first sample without complaints about the small models' dims, and as a quantizer about these shapes."""
     samples = cls.samples()
-    dims = Dims(D_MODEL, 2, CONTEXT)
-    return next((sample for sample in samples if not list(sample.check(dims))), samples[0])
+    return next((sample for sample in samples if _fits(sample, shapes)), samples[0])
+
+
+def _fits(sample: BlockConfig, shapes: Sequence[Shape]) -> bool:
+    refused = isinstance(sample, QuantizerConfig) and any(map(sample.refuses, shapes))
+    return not refused and not list(sample.check(Dims(D_MODEL, 2, CONTEXT)))
+
+
+def _shown(sample: BlockConfig, registry: Registry) -> str:
+    """Which of several a sample is, by its number and the options that it sets; nothing where it is the only one."""
+    samples = type(sample).samples()
+    if len(samples) == 1:
+        return ""
+    block = dump_block(sample, registry)
+    options = ", ".join(f"{name}: {block[name]}" for name in sorted(sample.model_fields_set & block.keys()))
+    return f"sample {samples.index(sample) + 1} of {len(samples)}, {{{options or 'defaults'}}}"
 
 
 # --- what is done with a model ---

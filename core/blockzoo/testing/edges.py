@@ -15,12 +15,16 @@ from blockzoo.testing.subjects import BlockSubject
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 HUGE = (1e30, torch.finfo(torch.float32).max)
+BETWEEN = tuple(2.0**exponent for exponent in range(7, 101))
+"""Where scales of fewer bits than float32's are infinite, or are refused: a limit that is twice too high shows at one
+of them.
+"""
 TINY = (1e-30, 1e-37, 1e-39, 1e-42)
 """Greatest weights: below 1.2e-38 a float32 is subnormal, and below 2.9e-39 one over it is infinite."""
 
 
 def extremes(subject: BlockSubject) -> None:
-    """Zeros come back as zeros, huge ones finite or refused, tiny ones as zeros at worst, NaN and infinity refused."""
+    """Zeros come back as zeros, large ones finite or refused, tiny ones as zeros at worst, NaN and infinity refused."""
     config = config_of(subject)
     plain = weights_of(config)[0]
     zero_row = torch.where(torch.arange(len(plain)) == 1, 0.0, 1.0)[:, None] * plain
@@ -30,6 +34,9 @@ def extremes(subject: BlockSubject) -> None:
         need(not back[1].any(), f"row 1, all zeros, does not come back as zeros{elsewhere}")
     for size in HUGE:
         _need_finite(config, plain / plain.abs().max() * size, f"weights of at most {size:g}")
+    both = plain.sign() * (plain.abs() / plain.abs().median()).clamp(max=1)  # half of them -1 or 1, in any group
+    for size in BETWEEN:
+        _need_finite(config, both * size, f"weights from -{size:g} to {size:g} in a group")
     for size in TINY:
         _need_no_worse_than_lost(config, plain / plain.abs().max() * size, f"weights of at most {size:g}")
     for value in (float("nan"), float("inf")):

@@ -58,7 +58,7 @@ def ignored(op: Op, plain: Example, example: Example, gives: Callable[[Callable[
 
     ``plain``, the op's first example, tells what an option is where it does nothing.
     """
-    call, usual = _passed(op, example), _passed(op, plain)
+    call, usual = arguments_of(op, example), arguments_of(op, plain)
     options: dict[str, Any] = {}
     for name, value in call.items():
         if _is_option(value, usual[name]):
@@ -79,7 +79,8 @@ def _ignores(op: Op, example: Example, names: list[str]) -> str:
     return f"; it ignores {_names(names)}" + (": heed it, or say no to it in supports()" if said else "")
 
 
-def _passed(op: Op, example: Example) -> dict[str, Any]:
+def arguments_of(op: Op, example: Example) -> dict[str, Any]:
+    """What a call passes, by name."""
     call = inspect.signature(op.reference).bind(*example.args, **example.kwargs)
     call.apply_defaults()
     return call.arguments
@@ -112,7 +113,7 @@ def set_apart(op: Op, failed: Sequence[Example], passed: Sequence[Example]) -> s
 
 def _told(op: Op, example: Example, name: str) -> str | None:
     """A value in words; None where it is neither a tensor, a plain one nor a quantizer."""
-    value = _passed(op, example)[name]
+    value = arguments_of(op, example)[name]
     if isinstance(value, BlockConfig):
         return type(value).__name__
     plain = value is None or isinstance(value, (bool, int, float, str))

@@ -17,8 +17,10 @@ from blockzoo.registry import Registry
 from blockzoo.step import Phase
 from blockzoo.testing import kernel_advice as advice
 from blockzoo.testing.check import CheckFailed, CheckSkipped, need, one_line
+from blockzoo.testing.ops import inputs_of
 
-FEW = 2  # examples of a kernel that builds itself for each shape
+FEW = 2  # examples of a kernel that builds itself for each shape, beside a ragged one
+WHOLE = 8  # numbers that code takes at once, or a multiple: what is left of a row, its last few lines compute
 
 
 @dataclass(frozen=True)
@@ -61,15 +63,21 @@ class KernelSubject:
             yield from self._packed(example)
 
     def served(self, dtype: torch.dtype, phases: Sequence[Phase] = PHASES) -> list[Example]:
-        """The examples that it says yes to in one of these phases. Skips where there is none."""
-        found = []
-        for example in self.examples(dtype):
-            if any(self.verdict(example, dtype, phase).ok for phase in phases if phase in example.phases):
-                found.append(example)
+        """The examples that it is tried on: those that it says yes to in one of these phases, or a few of them. Skips
+        where there is none.
+        """
+        found = self.yeses(dtype, phases)
         if not found:
             reasons = "; ".join(self.refusals(dtype, phases))
             raise CheckSkipped(f"says no to every example in {dtype} on {self.device.type}: {reasons}")
-        return found[:: max(1, len(found) // FEW)][:FEW] if self.kernel.builds_itself else found
+        return _few(found) if self.kernel.builds_itself else found
+
+    def yeses(self, dtype: torch.dtype, phases: Sequence[Phase] = PHASES) -> list[Example]:
+        return [
+            example
+            for example in self.examples(dtype)
+            if any(self.verdict(example, dtype, phase).ok for phase in phases if phase in example.phases)
+        ]
 
     def refusals(self, dtype: torch.dtype, phases: Sequence[Phase] = PHASES) -> list[str]:
         """The distinct reasons of its noes to examples."""
@@ -81,10 +89,12 @@ class KernelSubject:
         layout, args = self.kernel.layout, example.args
         return args if layout is None else (layout.prepack(args[0]), *args[1:])
 
-    def run(self, example: Example, how: str = "") -> Tensor:
-        """The kernel on an example that it says yes to; ``how`` the example is given, for the message of a failure."""
-        if self.kernel.builds_itself:
-            torch.compiler.reset()  # each example is another shape
+    def run(self, example: Example, how: str = "", anew: bool = True) -> Tensor:
+        """The kernel on an example that it says yes to; ``how`` the example is given, for the message of a failure;
+        ``anew``: one of other shapes than it was given last.
+        """
+        if self.kernel.builds_itself and anew:
+            torch.compiler.reset()
         with self.keeping_its_yes(example, how):
             return self.kernel.function(*self.arguments(example), **example.kwargs)
 
@@ -112,6 +122,17 @@ class KernelSubject:
                     kwargs={**example.kwargs, "quantizer": quantizer},
                     static={**example.static, "quantizer": quantizer},
                 )
+
+
+def _few(examples: Sequence[Example]) -> list[Example]:
+    """Some of them, one at least with several rows of no round width, where there is any."""
+    few = list(examples[:: max(1, len(examples) // FEW)][:FEW])
+    return few if any(map(_is_ragged, few)) else [*few, *[e for e in examples if _is_ragged(e)][:1]]
+
+
+def _is_ragged(example: Example) -> bool:
+    rows = [tensor for tensor in inputs_of(example) if tensor.is_floating_point() and tensor.dim() > 1]
+    return any(tensor.shape[-1] % WHOLE and tensor.numel() > tensor.shape[-1] > WHOLE for tensor in rows)
 
 
 def subjects_of(op: str, kernel: Kernel, registry: Registry) -> Sequence[KernelSubject]:

@@ -28,7 +28,7 @@ class OptionIgnored(CheckFailed):
 
 
 def _need_equal(subject: KernelSubject, example: Example, dtype: torch.dtype, how: str = "") -> None:
-    reference = functools.partial(_reference, subject.op)
+    reference = functools.partial(reference_of, subject.op)
     with torch.no_grad():
         expected = reference(example)
         found = subject.run(example, f" in {dtype}{how}")
@@ -37,7 +37,7 @@ def _need_equal(subject: KernelSubject, example: Example, dtype: torch.dtype, ho
     need(found.dtype == expected.dtype, f"{where}: gives {found.dtype}, the reference {expected.dtype}")
     off, within = error_of(found, expected), example.within or subject.op.tolerances[dtype]
     with torch.no_grad():
-        if off <= within or _is_as_exact(subject, example, found, expected, within, reference):
+        if off <= within or is_as_exact(subject, example, found, expected, within, reference):
             return
         plain = next(subject.examples(dtype))
         ignored = advice.ignored(subject.op, plain, example, lambda ours: error_of(found, ours()) <= within)
@@ -48,11 +48,11 @@ def _need_equal(subject: KernelSubject, example: Example, dtype: torch.dtype, ho
     )
 
 
-def _reference(op: Op, example: Example) -> Tensor:
+def reference_of(op: Op, example: Example) -> Tensor:
     return op.reference(*example.args, **example.kwargs)
 
 
-def _is_as_exact(
+def is_as_exact(
     subject: KernelSubject,
     example: Example,
     found: Tensor,
@@ -162,7 +162,7 @@ def backward(subject: KernelSubject) -> None:
 
 
 def _need_equal_gradients(subject: KernelSubject, example: Example) -> None:
-    reference = functools.partial(_reference, subject.op)
+    reference = functools.partial(reference_of, subject.op)
     pairs = zip(_gradients(reference, example), _gradients(subject.run, example), strict=True)
     names = advice.differentiable(subject.op, example)
     for place, (name, (expected, found)) in enumerate(zip(names, pairs, strict=True)):
@@ -172,7 +172,7 @@ def _need_equal_gradients(subject: KernelSubject, example: Example) -> None:
             raise CheckFailed(f"'{example.name}': `{name}` gets no gradient, and the reference has one for it")
         error, exact = error_of(found, expected), functools.partial(_gradient_at, place, reference)
         need(
-            error < BACKWARD or _is_as_exact(subject, example, found, expected, BACKWARD, exact, NOISE),
+            error < BACKWARD or is_as_exact(subject, example, found, expected, BACKWARD, exact, NOISE),
             f"'{example.name}': the gradient of `{name}` is {error:.1e} off the reference's, at most {BACKWARD:.0e}",
         )
 
@@ -247,6 +247,19 @@ def layout_round_trip(subject: KernelSubject) -> None:
             need(same, f"'{example.name}': '{name}' does not come back from the layout '{layout.name}'")
 
 
+def examples_tried(subject: KernelSubject) -> None:
+    """Told, never a failure: how few of the examples a kernel that builds itself is tried on."""
+    if not subject.kernel.builds_itself:
+        return
+    dtype = next((d for d in subject.op.tolerances if subject.yeses(d)), None)
+    if dtype is not None:
+        few, all_of_them = len(subject.served(dtype)), len(subject.yeses(dtype))
+        raise CheckSkipped(
+            f"tried on {few} of {all_of_them} examples in {dtype}, as it declares builds_itself: that is for code"
+            " compiled anew for each shape (Triton), not for a library that is built once"
+        )
+
+
 CHECKS = (
     equals_reference,
     strided_inputs,
@@ -255,4 +268,5 @@ CHECKS = (
     verdicts,
     compiles,
     layout_round_trip,
+    examples_tried,
 )

@@ -54,6 +54,17 @@ def weights_of(config: QuantizerConfig) -> list[Tensor]:
     return found
 
 
+def of_one_sign(config: QuantizerConfig) -> Iterator[Tensor]:
+    """Weights from 1 to 2, from -2 to -1, and all equal: a range that doesn't reach to 0 gives a zero point that no
+    code has.
+    """
+    width = 2 * WIDTH * times_wider(config)
+    weight = 1 + torch.rand(16, width, generator=torch.Generator().manual_seed(4))
+    for one in (weight, -weight, torch.full_like(weight, 5.0), torch.full_like(weight, -5.0)):
+        if refusal(config, tuple(one.shape)) is None:
+            yield one
+
+
 def come_back(config: QuantizerConfig, weight: Tensor) -> Tensor:
     return config.unpack(config.pack(weight), torch.float32)
 
@@ -91,9 +102,9 @@ def of_unequal_groups(config: QuantizerConfig) -> Iterator[Tensor]:
 
 
 def error_bound(subject: BlockSubject) -> None:
-    """No weight is further off than the format's bound."""
+    """No weight is further off than the format's bound, in groups of one sign or of equal weights too."""
     config = config_of(subject)
-    for weight in weights_of(config):
+    for weight in (*weights_of(config), *of_one_sign(config)):
         bound = config.error_bound(weight)
         if bound is None:
             raise CheckSkipped("promises no error_bound")

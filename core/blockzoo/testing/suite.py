@@ -19,6 +19,7 @@ from blockzoo.testing import (
     edges,
     families,
     ffns,
+    kernel_extremes,
     kernel_subjects,
     kernels,
     mixers,
@@ -58,7 +59,7 @@ BY_KIND: Mapping[str, tuple[Function, ...]] = {
         *slots.CHECKS,
     ),
     "op": ops.CHECKS,
-    "kernel": kernels.CHECKS,
+    "kernel": (*kernels.CHECKS, *kernel_extremes.CHECKS),
     "family": (*families.CHECKS, *values.CHECKS, *asked.CHECKS),
 }
 

@@ -7,7 +7,7 @@ ignore ``partial_rotary_factor`` or fail with it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from math import log
 from typing import Any
 
@@ -16,8 +16,8 @@ from blockzoo.errors import CheckpointError
 from blockzoo_blocks.positions.rope import RopeConfig
 from blockzoo_blocks.positions.rope_scaling import LinearScaling, Llama3Scaling, YarnScaling
 
-KINDS = {"default": "default", "linear": "linear", "yarn": "yarn", "llama3": "llama3"}
-
+KINDS = ("linear", "yarn", "llama3")
+"""Of scaling, beside "default", which is none."""
 
 INNER_FRACTION = "partial_rotary_factor"
 
@@ -28,12 +28,13 @@ def read_rope(
     default_theta: float,
     fraction_key: str | None = None,
     default_fraction: float = 1.0,
+    kinds: Collection[str] = KINDS,
 ) -> dict[str, Any]:
     """The ``position`` block. As in transformers, ``rope_scaling`` goes before ``rope_parameters``.
 
     ``fraction_key``: what the family's files call the share of each head that is rotated (``partial_rotary_factor``,
     GPT-NeoX's ``rotary_pct``), which is ``default_fraction`` where they leave it out. None: whole heads, others are
-    refused.
+    refused. ``kinds``: the scalings that the original has under these names, out of ``KINDS``; others are refused.
     """
     insides = {name: keys.mapping(name) for name in ("rope_scaling", "rope_parameters")}
     theta = _read_one(keys, "rope_theta", "rope_theta", insides, default_theta)
@@ -42,7 +43,7 @@ def read_rope(
         _refuse_parts(keys, insides)
     else:
         fraction = {"fraction": _read_one(keys, fraction_key, INNER_FRACTION, insides, default_fraction)}
-    scalings = [_read_inside(inside, context_length) for inside in insides.values() if inside is not None]
+    scalings = [_read_inside(inside, context_length, kinds) for inside in insides.values() if inside is not None]
     return {"type": "rope", "theta": theta, "scaling": next(iter(scalings), None), **fraction}
 
 
@@ -57,8 +58,9 @@ def _refuse_parts(keys: ConfigJSON, insides: Mapping[str, ConfigJSON | None]) ->
             )
 
 
-def _read_inside(inner: ConfigJSON, context_length: int) -> dict[str, Any] | None:
-    kind = inner.choice("rope_type" if inner.values.get("rope_type") is not None else "type", KINDS, default="default")
+def _read_inside(inner: ConfigJSON, context_length: int, kinds: Collection[str]) -> dict[str, Any] | None:
+    words = {kind: kind for kind in ("default", *kinds)}
+    kind = inner.choice("rope_type" if inner.values.get("rope_type") is not None else "type", words, default="default")
     inner.seen.update(("rope_type", "type"))
     scaling = None if kind == "default" else _read_scaling(inner, kind, context_length)
     inner.finish()

@@ -128,6 +128,30 @@ def rounds_once(gate: Tensor, up: Tensor, **options: Any) -> Tensor:
     return GATE.reference(gate.to(wide), up.to(wide), **options).to(gate.dtype)
 
 
+def without_the_tail(gate: Tensor, up: Tensor, **options: Any) -> Tensor:
+    """Eight numbers at once, and never the rest."""
+    y = GATE.reference(gate, up, **options).flatten()
+    y[len(y) - len(y) % 8 :] = float("nan")
+    return y.view_as(gate)
+
+
+def overflows(gate: Tensor, up: Tensor, **options: Any) -> Tensor:
+    """silu by a power of e that is infinite beyond 88."""
+    if options != {"activation": "silu", "activation_scale": 1.0, "limit": None, "up_shift": 0.0}:
+        return rounds_once(gate, up, **options)
+    wide = gate.to(torch.promote_types(gate.dtype, torch.float32))
+    return (wide * wide.exp() / (1 + wide.exp()) * up).to(gate.dtype)
+
+
+def saturates(gate: Tensor, up: Tensor, **options: Any) -> Tensor:
+    return GATE.reference(gate.clamp(-60, 60), up, **options)
+
+
+def numbers_for_nan(gate: Tensor, up: Tensor, **options: Any) -> Tensor:
+    """In bfloat16 alone."""
+    return GATE.reference(gate.nan_to_num() if gate.dtype == torch.bfloat16 else gate, up, **options)
+
+
 def never(capabilities: Capabilities, call: Call) -> Verdict:
     return no("has a softcap") if call.static.get("softcap") is not None else no("not on Sundays")
 
@@ -166,6 +190,10 @@ FAULTS: dict[str, tuple[str, Kernel, str]] = {
     "three_experts": ("expert_linear", Kernel("plain", three_experts, always), "equals_reference"),
     "some_rows": ("expert_linear", Kernel("plain", some_rows, always), "equals_reference"),
     "rounds_too_often": ("gate", Kernel("coarse", rounds_too_often, always), "equals_reference"),
+    "tail_left_out": ("gate", Kernel("eights", without_the_tail, always, builds_itself=True), "equals_reference"),
+    "overflows": ("gate", Kernel("powers", overflows, always), "extremes"),
+    "saturates": ("gate", Kernel("flat", saturates, always), "extremes"),
+    "numbers_for_nan": ("gate", Kernel("numbers", numbers_for_nan, always), "extremes"),
     "no_verdict": ("attention", replace(CONTROL, supports=lambda c, call: True), "equals_reference"),  # type: ignore
     "serves_nothing": ("attention", replace(CONTROL, supports=never), "equals_reference"),
     "static_nobody_gives": ("attention", replace(CONTROL, supports=asks_for_what_nobody_says), "verdicts"),

@@ -339,6 +339,66 @@ class WrapsTinyExponents(MXFP4Config):
         return {**packed, "scales": packed["scales"] - 20}
 
 
+class ZeroPoints(QuantizerConfig):
+    """Without a fault at any edge: bytes from a group's least weight, or 0, to its greatest."""
+
+    caught_by: ClassVar[str] = ""
+    limit: ClassVar[float] = 65504 * 255 / 2
+
+    @property
+    def weight_bits(self) -> float:
+        return 8 + 24 / 32
+
+    def refuses(self, shape: tuple[int, ...]) -> str | None:
+        return f"packs groups of 32 inputs, found {shape[-1]}" if shape[-1] % 32 else None
+
+    def tensors(self, shape: tuple[int, ...]) -> dict[str, StateTensor]:
+        groups = (*shape[:-1], shape[-1] // 32)
+        return {
+            "codes": StateTensor(shape, torch.uint8),
+            "scales": StateTensor(groups, torch.float16),
+            "zeros": StateTensor(groups, torch.uint8),
+        }
+
+    def ends(self, groups: Tensor) -> tuple[Tensor, Tensor]:
+        return groups.amin(dim=-1).clamp(max=0), groups.amax(dim=-1).clamp(min=0)
+
+    def pack(self, weight: Tensor) -> dict[str, Tensor]:
+        groups = weight.detach().float().unflatten(-1, (-1, 32))
+        if not (groups.abs() <= self.limit).all():  # no NaN either
+            raise ValueError("can't hold NaN, infinity, or more than float16's scales reach to")
+        low, high = self.ends(groups)
+        scales = ((high - low) / 255).clamp(min=2**-14).to(torch.float16)
+        zeros = (-low / scales.float()).round().clamp(0, 255)
+        codes = (groups / scales.float()[..., None] + zeros[..., None]).round().clamp(0, 255)
+        return {"codes": codes.flatten(-2).to(torch.uint8), "scales": scales, "zeros": zeros.to(torch.uint8)}
+
+    def unpack(self, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
+        codes = tensors["codes"].float().unflatten(-1, (-1, 32)) - tensors["zeros"].float()[..., None]
+        return (codes * tensors["scales"].float()[..., None]).flatten(-2).to(dtype)
+
+    def error_bound(self, weight: Tensor) -> Tensor:
+        low, high = self.ends(weight.detach().float().unflatten(-1, (-1, 32)))
+        steps = ((high - low) / 255).clamp(min=2**-14) * (1 + 2**-10)
+        return steps.repeat_interleave(32, dim=-1)  # half of one for the zero point, half for the code
+
+
+class RangeWithoutZero(ZeroPoints):
+    """From the least to the greatest weight: 0 is out of range where they have one sign, and so is its code."""
+
+    caught_by: ClassVar[str] = "error_bound"
+
+    def ends(self, groups: Tensor) -> tuple[Tensor, Tensor]:
+        return groups.amin(dim=-1), groups.amax(dim=-1)
+
+
+class LimitOfOneSign(ZeroPoints):
+    """Half of the range is forgotten: the scale of a group of both signs is infinite below the limit."""
+
+    caught_by: ClassVar[str] = "extremes"
+    limit: ClassVar[float] = 65504 * 255
+
+
 class ChangesTheWeight(Quantizer):
     caught_by: ClassVar[str] = "pack_takes_any_dtype"
 

@@ -457,3 +457,10 @@ def test_none_may_be_the_default(values: dict[str, Any]) -> None:
     wrong.integer("window", default=None)
     with pytest.raises(CheckpointError, match="'window' is 0; it must be a whole number from 1"):
         wrong.finish()
+
+
+def test_what_names_code_of_the_makers_changes_no_model() -> None:
+    keys = ConfigJSON(
+        {"auto_map": {"AutoConfig": "configuration_phi3.Phi3Config"}, "architectures": ["Phi3ForCausalLM"]}
+    )
+    keys.finish()

@@ -69,6 +69,19 @@ def test_a_family_that_names_no_key_refuses_parts_and_says_how_to_read_them() ->
         write_rope(RopeConfig(fraction=0.5))
 
 
+def test_a_kind_of_scaling_that_the_original_lacks_is_refused() -> None:
+    """Phi-3's "yarn" is an old name of longrope."""
+    for kind, said in (("yarn", {"factor": 4.0}), ("linear", {"factor": 2.0})):
+        for name in ("rope_scaling", "rope_parameters"):
+            keys = ConfigJSON({name: {"rope_type": kind, **said}})
+            read_rope(keys, 2048, 10000.0, kinds=())
+            with pytest.raises(CheckpointError, match=f"'rope_type' is '{kind}'; it must be one of default"):
+                keys.finish()
+    keys = ConfigJSON({"rope_scaling": {"type": "default"}})
+    assert read_rope(keys, 2048, 10000.0, kinds=())["scaling"] is None
+    keys.finish()
+
+
 def test_two_fractions_must_be_one_and_each_a_number() -> None:
     inner = {"rope_parameters": {"partial_rotary_factor": 0.5}}
     with pytest.raises(
