@@ -18,6 +18,7 @@ from blockzoo.quantization import packed_names
 from blockzoo.storage import room
 
 WEIGHTS_AT_ONCE = 4 * 2**20
+COLUMNS_AT_ONCE = 128
 
 
 class Places:
@@ -50,7 +51,7 @@ class Places:
         else:
             place = self._gather(name, values.dtype)
         place = target.of(place)
-        (place if values.dim() == 0 else place[row : row + len(values)]).copy_(values)
+        _copy(place if values.dim() == 0 else place[row : row + len(values)], values)
         if name not in self._live:
             self._count(name, values.numel())
 
@@ -123,3 +124,14 @@ class Places:
             for part, tensor in quantizer.pack(rows.contiguous()).items():
                 target.of(self._live[f"{target.name}.{part}"])[row : row + len(rows)].copy_(tensor)
             row += len(rows)
+
+
+def _copy(place: Tensor, values: Tensor) -> None:
+    """``place.copy_(values)``. Of a transposed matrix some columns at a time: a cache line of it is several rows' next
+    numbers, and all columns at once would be more lines than the cache has.
+    """
+    if values.dim() != 2 or values.stride(0) != 1:
+        place.copy_(values)
+        return
+    for there, here in zip(place.split(COLUMNS_AT_ONCE, dim=1), values.split(COLUMNS_AT_ONCE, dim=1), strict=True):
+        there.copy_(here)
