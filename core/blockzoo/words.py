@@ -18,7 +18,7 @@ def title(block: BaseModel | None, registry: Registry) -> str:
         return "none"
     if isinstance(block, BlockConfig):
         return bare(registry.name_of(type(block), block.kind))
-    return str(dict(block).get("type", type(block).__name__))
+    return str(vars(block).get("type", type(block).__name__))
 
 
 def options(block: BaseModel | None, registry: Registry) -> list[str]:

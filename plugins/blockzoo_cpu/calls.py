@@ -33,7 +33,8 @@ Made = TypeVar("Made", bound=Tensor | tuple[Tensor, ...])
 class Operation(Generic[Made]):
     """A C kernel. ``ready``: a call's arguments as the code reads them; ``like``: of these, an empty result, a tuple
     where there are several; ``told``: of the result and these, the members of the kernel's struct. A call's first
-    argument is a tensor.
+    argument is a tensor. ``like`` is asked with symbolic shapes too: ``len(x)`` would fix what ``x.shape[0]``
+    leaves open.
     """
 
     name: str

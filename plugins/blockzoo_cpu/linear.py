@@ -78,7 +78,7 @@ def _ready(
 
 
 def _like(x: Tensor, weights: Tensor, scales: object, bias: object, chosen: object, kind: int) -> Tensor:
-    return x.new_empty(len(x), weights.shape[0 if chosen is None else 1])
+    return x.new_empty(x.shape[0], weights.shape[0 if chosen is None else 1])
 
 
 def _told(

@@ -27,7 +27,7 @@ def mix_experts(y: Tensor, weights: Tensor) -> Tensor:
 
 
 def _like(y: Tensor, weights: Tensor) -> Tensor:
-    return y.new_empty(len(weights), y.shape[-1])
+    return y.new_empty(weights.shape[0], y.shape[-1])
 
 
 MIX = operation(

@@ -1,8 +1,9 @@
-"""Prefill's products of packed weights: many rows times MXFP4 or int8 weights, or times those of experts.
+"""Prefill's products: many rows times MXFP4 or int8 weights, or times those of experts, and prompts of some hundred
+tokens times plain ones.
 
 In bfloat16, where the CPU has AMX, weights are de-quantized into cache tile by tile and multiplied there (tiles.c).
-Elsewhere, and in float32, a stretch of weight rows at a time is unpacked in C and multiplied by PyTorch in float32.
-Neither ever holds a whole matrix unpacked.
+Elsewhere, and in float32, a stretch of packed weight rows at a time is unpacked in C and multiplied by PyTorch in
+float32. Neither ever holds a whole matrix unpacked.
 
 Axes: N rows of activations.
 """
@@ -20,10 +21,13 @@ from torch.nn import functional as F
 
 from blockzoo.blocks import QuantizerConfig
 from blockzoo.kernels import YES, Call, Capabilities, Kernel, Verdict, no
-from blockzoo_cpu.calls import OPS
+from blockzoo.linear import expert_linear_reference
+from blockzoo_cpu.calls import OPS, in_one_piece, place
 from blockzoo_cpu.library import function, problem, wide
-from blockzoo_cpu.products import TYPES, over_rows, refusal, stored
+from blockzoo_cpu.products import GROUP, TYPES, over_rows, refusal, stored
 
+MOST_ROWS = 384
+"""Of plain weights: PyTorch arranges these anew at each call, which is worth it for more rows."""
 STRETCH = 2**20
 """Weights that are unpacked at a time for a product of PyTorch's: 4 MiB."""
 
@@ -34,12 +38,12 @@ def supports(capabilities: Capabilities, call: Call) -> Verdict:
         return no("runs on a CPU")
     if call.phase != "prefill":
         return no("serves prefill: many rows")
-    if call.static.get("quantizer") is None:
-        return no("reads packed weights; products of plain ones are PyTorch's")
-    if (reason := refusal(call)) is not None:
+    if (reason := refusal(call) or problem()) is not None:
         return no(reason)
-    why = problem()
-    return YES if why is None else no(why)
+    plain = call.static.get("quantizer") is None
+    if plain and (call.dtype != torch.bfloat16 or not tiled() or call.static.get("shape", (1,))[-1] % GROUP):
+        return no(f"reads plain weights in bfloat16, with AMX, of a multiple of {GROUP} inputs")
+    return YES
 
 
 @cache
@@ -49,34 +53,34 @@ def tiled() -> bool:
 
 
 def _packed(
-    x: Tensor, codes: Tensor, scales: Tensor, bias: Tensor | None, counts: Sequence[int] | None, kind: int
+    x: Tensor, codes: Tensor, scales: Tensor | None, bias: Tensor | None, counts: Sequence[int] | None, kind: int
 ) -> Tensor:
-    """``codes`` and ``scales`` as their quantizer stores them, one more axis in front for experts."""
+    """``codes`` and ``scales`` as their quantizer stores them, or plain weights alone; one more axis in front for
+    experts.
+    """
     y = _like(x, codes, scales, bias, counts, kind)
     if counts is None:
-        codes, scales, counts = codes[None], scales[None], [len(x)]
-        bias = None if bias is None else bias[None]
+        codes, counts = codes[None], [len(x)]
+        scales, bias = (None if t is None else t[None] for t in (scales, bias))
     # rows lie one after another for the C code; weights do already, so they are never copied
-    codes, scales, x = codes.contiguous(), scales.contiguous(), x.contiguous()
-    bias = None if bias is None else bias.contiguous()
-    if x.dtype == torch.bfloat16 and tiled():
+    codes, scales, bias, x = in_one_piece(codes, scales, bias, x)
+    if scales is None or (x.dtype == torch.bfloat16 and tiled()):
         _by_tiles(kind, codes, scales, bias, x, counts, y)
     else:
+        experts = len(counts)
+        codes, scales = codes.unflatten(0, (experts, -1)) if False else codes, scales
         _by_stretches(kind, codes, scales, bias, x, counts, y)
     return y
 
 
 def _by_tiles(
-    kind: int, codes: Tensor, scales: Tensor, bias: Tensor | None, x: Tensor, counts: Sequence[int], y: Tensor
+    kind: int, codes: Tensor, scales: Tensor | None, bias: Tensor | None, x: Tensor, counts: Sequence[int], y: Tensor
 ) -> None:
     failed = _tiles_times()(
         kind,
-        codes.data_ptr(),
-        scales.data_ptr(),
-        None if bias is None else bias.data_ptr(),
+        *(place(codes), place(scales), place(bias)),
         0 if bias is None else TYPES[bias.dtype],
-        x.data_ptr(),
-        y.data_ptr(),
+        *(place(x), place(y)),
         x.shape[1],
         y.shape[1],
         (ctypes.c_int64 * len(counts))(*counts),
@@ -103,9 +107,9 @@ def _by_stretches(
 
 
 def _like(
-    x: Tensor, codes: Tensor, scales: Tensor, bias: Tensor | None, counts: Sequence[int] | None, kind: int
+    x: Tensor, codes: Tensor, scales: Tensor | None, bias: Tensor | None, counts: Sequence[int] | None, kind: int
 ) -> Tensor:
-    return x.new_empty(len(x), scales.shape[-2])
+    return x.new_empty(x.shape[0], (codes if scales is None else scales).shape[-2])
 
 
 @cache
@@ -127,7 +131,7 @@ def _unpack_rows() -> Any:
     )
 
 
-OPS.define("packed(Tensor x, Tensor codes, Tensor scales, Tensor? bias, SymInt[]? counts, int kind) -> Tensor")
+OPS.define("packed(Tensor x, Tensor codes, Tensor? scales, Tensor? bias, SymInt[]? counts, int kind) -> Tensor")
 OPS.impl("packed", _packed, "CPU")
 torch.library.register_fake("blockzoo_cpu::packed", _like, lib=OPS)
 
@@ -137,6 +141,8 @@ def linear(
 ) -> Tensor:
     """As the op ``linear`` says."""
     kind, codes, scales = stored(weight, quantizer)
+    if quantizer is None and (x.dtype != codes.dtype or x.numel() > MOST_ROWS * x.shape[-1]):
+        return F.linear(x, codes, bias)
     return over_rows(lambda rows: torch.ops.blockzoo_cpu.packed(rows, codes, scales, bias, None, kind), x)
 
 
@@ -150,6 +156,8 @@ def expert_linear(
 ) -> Tensor:
     """As the op ``expert_linear`` says."""
     kind, codes, scales = stored(weight, quantizer)
+    if quantizer is None and x.dtype != codes.dtype:
+        return expert_linear_reference(weight, x, bias, counts, quantizer=None)
     return torch.ops.blockzoo_cpu.packed(x, codes, scales, bias, counts, kind)
 
 

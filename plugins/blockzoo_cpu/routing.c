@@ -25,6 +25,7 @@ enum { FEW = 8192 /* logits that one thread takes */ };
 /* Integers in the order of numbers, NaNs last. */
 static int32_t rank_of(float value) {
     int32_t bits;
+    value += 0.f; /* of -0 it makes 0, which is equal */
     memcpy(&bits, &value, sizeof bits);
     return value != value ? INT32_MAX : bits ^ (bits >> 31 & INT32_MAX);
 }
@@ -66,12 +67,19 @@ static float logit(const Weighing *w, int64_t row, int64_t expert) {
     return expert < 0 || expert >= w->experts ? NAN : load(w->logits, (int)w->type, (size_t)(row * w->experts + expert));
 }
 
+/* On to 0 where `exponential` stays at its bound: chosen scores that are all next to 0 keep their proportions. */
+static float sigmoid(float x) {
+    const int far = x < -64;
+    const float e = exponential(far ? -x / 2 : -x);
+    return 1 / (1 + (far ? e * e : e));
+}
+
 /* Softmax needs the greatest logit and a sum: of the chosen, whose scores divided by their sum are their softmax, or of all. */
 static void weigh_row(const Weighing *w, int64_t row) {
     const int64_t *chosen = w->chosen + row * w->top_k, count = w->recipe == ALL ? w->experts : w->top_k;
     float *weights = w->weights + row * w->top_k, greatest = -INFINITY, sum = 0;
     if (w->score == SIGMOID)
-        for (int64_t k = 0; k < w->top_k; k++) weights[k] = 1 / (1 + exponential(-logit(w, row, chosen[k])));
+        for (int64_t k = 0; k < w->top_k; k++) weights[k] = sigmoid(logit(w, row, chosen[k]));
     else {
         for (int64_t i = 0; i < count; i++) {
             const float value = logit(w, row, w->recipe == ALL ? i : chosen[i]);

@@ -46,7 +46,7 @@ def weigh_experts(logits: Tensor, chosen: Tensor, *, score: str, weights: str, s
 CHOOSE = operation(
     "choose_experts(Tensor logits, int top_k) -> Tensor",
     "6q",
-    like=lambda logits, top_k: logits.new_empty(len(logits), top_k, dtype=torch.int64),
+    like=lambda logits, top_k: logits.new_empty(logits.shape[0], top_k, dtype=torch.int64),
     told=lambda y, logits, top_k: (place(logits), place(y), TYPES[logits.dtype], *logits.shape, top_k),
     ready=in_one_piece,
 )

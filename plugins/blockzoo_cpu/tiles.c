@@ -147,20 +147,26 @@ AMX static inline __m512i int8_group(const int8_t *codes, uint16_t scale) {
     return (__m512i)_mm512_cvtne2ps_pbh(_mm512_mul_ps(high, step), _mm512_mul_ps(low, step));
 }
 
+/* Bytes of a group's codes, and of its scale. */
+INLINE size_t code_bytes(int weight) { return weight == MXFP4 ? GROUP / 2 : weight == INT8 ? GROUP : GROUP * 2; }
+INLINE size_t scale_bytes(int weight) { return weight == MXFP4 ? 1 : weight == INT8 ? 2 : 0; }
+
 /* Group g of `rows` weight rows from `first` on into two tiles; rows that there are not are zero. */
 AMX static inline __attribute__((always_inline)) void fill(const Product *p, int weight, size_t first, int rows, int g, char *to) {
-    const char *codes = p->weights + first * p->row_bytes + (size_t)g * (weight == MXFP4 ? GROUP / 2 : GROUP);
-    const char *scales = p->scales + first * p->row_scales + (size_t)g * (weight == MXFP4 ? 1 : 2);
+    const char *codes = p->weights + first * p->row_bytes + g * code_bytes(weight);
+    const char *scales = p->scales + first * p->row_scales + g * scale_bytes(weight);
     const size_t next = PANEL * p->row_bytes; /* what the next panel reads */
-    if (g % (weight == MXFP4 ? 4 : 2) == 0)
+    if (g % (64 / code_bytes(weight)) == 0)
         for (int r = 0; r < rows; r++) _mm_prefetch(codes + next + r * p->row_bytes, _MM_HINT_T1);
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++, codes += p->row_bytes, scales += p->row_scales) {
         __m512i group;
         if (weight == MXFP4)
             group = mxfp4_group((const uint8_t *)codes, p->table[*(const uint8_t *)scales]);
-        else
+        else if (weight == INT8)
             group = int8_group((const int8_t *)codes, *(const uint16_t *)scales);
+        else
+            group = _mm512_loadu_si512(codes);
         _mm512_store_si512(to + r * 64, group);
     }
     for (int r = rows; r < PANEL; r++) _mm512_store_si512(to + r * 64, _mm512_setzero_si512());
@@ -246,6 +252,8 @@ MULTIPLY(mxfp4_one, MXFP4, 1, 0)
 MULTIPLY(mxfp4_two, MXFP4, 1, 1)
 MULTIPLY(int8_one, INT8, 1, 0)
 MULTIPLY(int8_two, INT8, 1, 1)
+MULTIPLY(plain_one, BFLOAT16, 1, 0)
+MULTIPLY(plain_two, BFLOAT16, 1, 1)
 MULTIPLY(known_one, 0, 0, 0)
 MULTIPLY(known_two, 0, 0, 1)
 
@@ -264,8 +272,10 @@ AMX static void block(const Product *p, const Segment *s, int column, int panels
                 (two ? known_two : known_one)(p, first, rows, panel, tokens, sums);
             else if (p->weight == MXFP4)
                 (two ? mxfp4_two : mxfp4_one)(p, first, rows, panel, tokens, sums);
-            else
+            else if (p->weight == INT8)
                 (two ? int8_two : int8_one)(p, first, rows, panel, tokens, sums);
+            else
+                (two ? plain_two : plain_one)(p, first, rows, panel, tokens, sums);
 
             float added[PANEL] = {0};
             for (int r = 0; p->bias && r < rows; r++)
@@ -280,7 +290,7 @@ AMX static void block(const Product *p, const Segment *s, int column, int panels
 /* y[r] = x[r] @ w[expert].T + bias[expert] for the rows r of each expert. `counts`: rows of each expert, in order.
  *
  * x (n, d_in) and y (n, d_out) in bfloat16; weights (experts, d_out, d_in) and scales (experts, d_out, d_in / 32) as
- * MXFP4 or int8, bias (experts, d_out) of `bias_type` or NULL. Returns 0, or 1 where memory is lacking. Only where
+ * MXFP4 or int8, or weights in bfloat16, bias (experts, d_out) of `bias_type` or NULL. Returns 0, or 1 where memory is lacking. Only where
  * `has_tiles`. It leaves the tiles' configuration of every thread as it was.
  */
 AMX int tiles_times(int weight, const void *weights, const void *scales, const void *bias, int bias_type, const void *x, void *y, int d_in,
@@ -310,8 +320,8 @@ AMX int tiles_times(int weight, const void *weights, const void *scales, const v
 
     _Alignas(32) uint16_t table[256][TILE];
     if (weight == MXFP4) fill_table(table);
-    const size_t bits = weight == MXFP4 ? 4 : 8, scale_size = weight == MXFP4 ? 1 : 2;
-    const Product p = {weight,  d_in, d_out, bias_type, weights, scales, d_in * bits / 8, d_in / GROUP * scale_size, bias, y,
+    const size_t groups = d_in / GROUP;
+    const Product p = {weight,  d_in, d_out, bias_type, weights, scales, groups * code_bytes(weight), groups * scale_bytes(weight), bias, y,
                        (const uint16_t(*)[TILE])table};
 #pragma omp parallel
     {

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import BaseModel
 from torch import Tensor
 
 from blockzoo.blocks import BlockConfig
@@ -28,6 +29,7 @@ from blockzoo.testing import Check, CheckFailed, CheckSkipped, checks_of, config
 from blockzoo.testing import kernels as kernel_checks
 from blockzoo.testing.check import error_of
 from blockzoo.testing.suite import BY_KIND
+from blockzoo.words import title
 from blockzoo_blocks.ffn.gate import GATE
 from blockzoo_blocks.mixers.attention import ATTENTION
 from blockzoo_blocks.norms.rms_norm import RMS_NORM
@@ -44,6 +46,13 @@ CONTROLS: dict[str, type[BlockConfig]] = {
     "position": blocks.Position,
     "quantizer": quantizers.Quantizer,
 }
+
+
+class InnerKeys(BaseModel):
+    """A section of a block, with a method of the same name."""
+
+    def keys(self, of: int) -> int:
+        return of
 
 
 def faulty_blocks() -> list[Any]:
@@ -105,6 +114,14 @@ def test_a_quantizer_of_wide_groups_passes_every_check() -> None:
 def test_a_quantizer_with_a_scale_for_each_row_passes_every_check() -> None:
     for check in checks_of(*registered("quantizer", "rows", quantizers.ScaleOfARow)):
         check.run()
+
+
+def test_scales_that_rows_or_experts_share_are_told_in_one_sentence() -> None:
+    words = "'scales' has 1 row for 16 rows of the weight: rows are packed independently, repeat what rows share"
+    for check in ("rows_alone", "packed_size", "matrix_products", "in_qwen3"):
+        assert caught(check_of("quantizer", "blocks", quantizers.ScalesOfBlocksOfRows, check)).endswith(words)
+    message = caught(check_of("quantizer", "shared", quantizers.ScalesSharedByExperts, "matrix_products"))
+    assert "'scales' has 1 expert for 3 experts of the weight: experts are packed independently" in message
 
 
 def test_padding_of_a_rows_end_is_no_bits_a_weight() -> None:
@@ -720,6 +737,12 @@ def test_every_check_has_a_fault() -> None:
     }
     owed = {function for functions in (packages.CHECKS, *BY_KIND.values()) for function in functions}
     assert {f"{f.__module__}.{f.__name__}" for f in owed - found - WITHOUT_A_FAULT} == set()
+
+
+def test_a_config_with_a_method_named_as_a_mappings_is_none() -> None:
+    for check in ("described", "config_round_trip", "config_errors", "copies", "options_count", "in_qwen3"):
+        check_of("mixer", "keyed", mixers.HasKeys, check).run()
+    assert title(InnerKeys(), builtin_registry()) == "InnerKeys"
 
 
 def test_options_that_no_sample_sets_are_told() -> None:

@@ -38,6 +38,7 @@ class ModelCache:
         self.max_length = max_length
         self.lengths = torch.zeros(batch_size, dtype=torch.int64, device=device)
         self._line = torch.arange(max_length, device=device)
+        self._evenly = all(isinstance(state, Even) for state in states if state is not None)  # dear to ask every token
         self._uniform: int | None = 0  # the length of every row, where they are all alike: kept on the host
 
     def step(self, shape: tuple[int, int], positions: Tensor | None, phase: Phase) -> Step:
@@ -66,12 +67,10 @@ class ModelCache:
 
     def even_steps(self) -> int:
         """Over how many further steps of one token every state stores evenly (``Even``)."""
-        states = [state for state in self.states if state is not None]
-        # asked of every token, and ten times dearer as a protocol
-        even = [getattr(state, "even_steps", None) for state in states]
-        if self._uniform is None or None in even:
+        if self._uniform is None or not self._evenly:
             return 0
-        return min([*(steps() for steps in even if steps), self.max_length - self._uniform])
+        steps = [state.even_steps() for state in self.states if state is not None]  # type: ignore[attr-defined]
+        return min([*steps, self.max_length - self._uniform])
 
     def moving(self) -> list[Tensor]:
         """All that steps of even states write to, or take views of."""

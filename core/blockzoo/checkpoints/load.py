@@ -169,6 +169,8 @@ def from_pretrained(
     which a token uses one row. Raises CheckpointError with everything that doesn't fit, before anything is allocated;
     InputError for ``mapped`` weights that are to train, or to leave the host, and for a table that is the unembedding.
     """
+    if mapped not in (False, True, "embedding"):
+        raise InputError(f"mapped={mapped!r}: must be True, False or 'embedding'")
     if mapped and (trainable or torch.device(device).type != "cpu"):
         why = "weights that train" if trainable else f"weights on {device}"
         raise InputError(f"{why} can't be mapped from a file: leave mapped out, or run the model on the CPU")
@@ -183,7 +185,8 @@ def from_pretrained(
     model = empty(config, registry=registry, device=device, dtype=float_dtype, trainable=trainable)
     places = Places(model, wanted(source.config), keep_dtypes=dtype == "stored")
     filled = fill(opened.entries, opened.stored, places, mapped=mapped, progress=progress)
-    if filled.read if mapped is True else mapped and not filled.mapped:
+    lacking = not filled.mapped if mapped == "embedding" else filled.read
+    if mapped and lacking:
         _say_what_was_read(source, filled)
     model.key_prefix, model.kept = opened.prefix, kept_beside(source.folder)
     model.bind()

@@ -25,7 +25,7 @@ from blockzoo.building import build
 from blockzoo.config.schema import ModelConfig
 from blockzoo.errors import ConfigError, InputError
 from blockzoo.experiments.knobs import COUNT, Draft, Key, Source, Width
-from blockzoo.experiments.swap import text
+from blockzoo.experiments.text import text
 from blockzoo.model import Decoder
 from blockzoo.registry import Registry
 from blockzoo.training.config import CompletePConfig, OptimizerConfig

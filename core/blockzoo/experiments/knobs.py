@@ -14,7 +14,8 @@ from typing import Any, Literal, Protocol
 
 from blockzoo.blocks import Scale
 from blockzoo.config.expand import MAX_LAYERS
-from blockzoo.config.load import load_config, merged
+from blockzoo.config.extends import merged
+from blockzoo.config.load import load_config
 from blockzoo.config.node import Node
 from blockzoo.config.schema import ModelConfig
 from blockzoo.errors import ConfigError, InputError, Problem, nearest

@@ -36,7 +36,8 @@ def described(subject: BlockSubject) -> None:
 
 def _sections(config: BaseModel) -> list[BaseModel]:
     """A config and those inside it."""
-    inner = [value for value in dict(config).values() if isinstance(value, BaseModel)]
+    values = [getattr(config, name) for name in type(config).model_fields]  # dict() would call a method named keys
+    inner = [value for value in values if isinstance(value, BaseModel)]
     return [config, *(section for value in inner for section in _sections(value))]
 
 
@@ -74,7 +75,7 @@ def config_round_trip(subject: BlockSubject) -> None:
     model = _model(subject)
     again = load_config(dump(model, subject.registry), registry=subject.registry)
     if again != model:
-        changed = [name for name, value in dict(model).items() if getattr(again, name) != value]
+        changed = [name for name in type(model).model_fields if getattr(again, name) != getattr(model, name)]
         need(False, f"comes back from YAML different (in {', '.join(changed)}): is an option rewritten by a validator?")
 
 

@@ -163,7 +163,7 @@ def config_round_trip(subject: FamilySubject) -> None:
     layout, config = subject.family.layouts[subject.layout], subject.config()
     written = layout.write_config(config)
     again = subject.model_of(written, "what write_config wrote")
-    changed = [name for name, value in dict(config).items() if getattr(again, name) != value]
+    changed = [name for name in type(config).model_fields if getattr(again, name) != getattr(config, name)]
     need(not changed, f"a config written and read again differs in {', '.join(changed)}")
     for key, value in _common(subject.sample.config_json, written):
         need(written[key] == value, f"config.json's '{key}' was {value!r} and is written as {written[key]!r}")

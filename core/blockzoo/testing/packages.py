@@ -19,6 +19,8 @@ from blockzoo.registry import Registrar, Registry
 from blockzoo.testing.check import CheckSkipped, need
 
 IMPORT_SECONDS = 1.0
+TRIES = 3
+"""Imports of which the quickest counts: a busy machine may stall one."""
 PROBE = "blockzoo.testing.probe"
 
 
@@ -48,6 +50,10 @@ class Package:
     @cached_property
     def seen(self) -> dict[str, Any]:
         """What the probe reports of a process of its own."""
+        return self.look()
+
+    def look(self) -> dict[str, Any]:
+        """The same of another process."""
         entry = self.entry()
         done = subprocess.run(
             [sys.executable, "-m", PROBE, entry.value], capture_output=True, text=True, timeout=120, check=False
@@ -60,9 +66,9 @@ class Package:
 def imports_fast(package: Package) -> None:
     """Importing it takes less than a second, torch and blockzoo aside."""
     seconds = package.seen["seconds"]
-    if seconds >= IMPORT_SECONDS:  # the machine may have been busy
-        del package.__dict__["seen"]
-        seconds = min(seconds, package.seen["seconds"])
+    for _ in range(TRIES - 1):
+        if seconds >= IMPORT_SECONDS:
+            seconds = min(seconds, package.look()["seconds"])
     need(seconds < IMPORT_SECONDS, f"its import takes {seconds:.1f} s: import what is heavy inside functions")
 
 

@@ -65,6 +65,26 @@ def of_one_sign(config: QuantizerConfig) -> Iterator[Tensor]:
             yield one
 
 
+def packed_rows(config: QuantizerConfig, weight: Tensor) -> dict[str, Tensor]:
+    """The packed tensors, once each has the weight's axes before the inputs: experts and rows, in the same places."""
+    packed = config.pack(weight)
+    for name, tensor in packed.items():
+        for axis, what in zip(range(weight.dim() - 2, -1, -1), ("row", "expert"), strict=False):
+            found, owed = sum(tensor.shape[axis : axis + 1]), weight.shape[axis]  # 0 where it lacks the axis
+            need(
+                found == owed,
+                f"'{name}' has {found} {what}{'s'[: found != 1]} for {owed} {what}s of the weight: {what}s are packed"
+                f" independently, repeat what {what}s share",
+            )
+    return packed
+
+
+def need_rows_apart(config: QuantizerConfig) -> None:
+    """That of every weight tried; a model would fail by an index of its own."""
+    for weight in weights_of(config):
+        packed_rows(config, weight)
+
+
 def come_back(config: QuantizerConfig, weight: Tensor) -> Tensor:
     return config.unpack(config.pack(weight), torch.float32)
 
@@ -133,7 +153,7 @@ def packed_size(subject: BlockSubject) -> None:
     """pack() gives the tensors that tensors() says, and in wide rows they take weight_bits a weight."""
     config = config_of(subject)
     for weight in weights_of(config):
-        packed, said = config.pack(weight), config.tensors(tuple(weight.shape))
+        packed, said = packed_rows(config, weight), config.tensors(tuple(weight.shape))
         need(packed.keys() == said.keys(), f"pack() gives {sorted(packed)}, tensors() says {sorted(said)}")
         for name, tensor in packed.items():
             found, expected = (tensor.dtype, tuple(tensor.shape)), (said[name].dtype, said[name].shape)
@@ -166,7 +186,7 @@ def matrix_products(subject: BlockSubject) -> None:
     """A product with the packed weight equals one with the unpacked, for linears and experts."""
     config = config_of(subject)
     for weight in weights_of(config):
-        packed, plain = config.pack(weight), come_back(config, weight)
+        packed, plain = packed_rows(config, weight), come_back(config, weight)
         x = draw(6, weight.shape[-1])
         if weight.dim() == 2:
             stored = StoredLinear(tuple(weight.shape), None, config)
@@ -188,7 +208,7 @@ def rows_alone(subject: BlockSubject) -> None:
     rows = torch.tensor([5, 0, 5])
     for weight in weights_of(config):
         if weight.dim() == 2:
-            whole, some = config.pack(weight), config.pack(weight[rows])
+            whole, some = packed_rows(config, weight), packed_rows(config, weight[rows])
             for name, tensor in whole.items():
                 need(torch.equal(tensor[rows], some[name]), f"'{name}' of a row depends on the other rows")
             picked = config.unpack({name: tensor[rows] for name, tensor in whole.items()}, torch.float32)

@@ -9,12 +9,14 @@ from itertools import pairwise
 import torch
 
 from blockzoo.accounting import account
+from blockzoo.blocks import QuantizerConfig
 from blockzoo.building import build
 from blockzoo.config.schema import ModelConfig
 from blockzoo.errors import ConfigError
 from blockzoo.registry import Registry
 from blockzoo.testing.check import need, need_close
 from blockzoo.testing.houses import Unfit, house, placed
+from blockzoo.testing.quantizers import need_rows_apart
 from blockzoo.testing.subjects import BlockSubject
 
 LENGTH = 10
@@ -23,6 +25,8 @@ CUTS = (0, 4, 5, 6, 9, LENGTH)
 
 def _slot(name: str, about: str) -> Callable[[BlockSubject], None]:
     def check(subject: BlockSubject) -> None:
+        if isinstance(subject.config, QuantizerConfig):
+            need_rows_apart(subject.config)
         config = placed(house(name, subject.config, subject.registry), subject.config, subject.registry)
         try:
             works(config, subject.registry)

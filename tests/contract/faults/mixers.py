@@ -42,6 +42,13 @@ class Attention(GQAConfig):
         return attention_reference(q, k, v, positions, keys, **options)
 
 
+class HasKeys(Attention):
+    """Without a fault: a config isn't a mapping for having a method of that name."""
+
+    def keys(self, dims: Dims) -> int:
+        return dims.d_model
+
+
 class PositionsMisspelt(Attention):
     """No position that rotates is ever given to it."""
 

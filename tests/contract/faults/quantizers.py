@@ -273,6 +273,45 @@ class GroupSizeIgnored(Quantizer):
         return Int8Config().unpack(tensors, dtype)
 
 
+class ScalesOfBlocksOfRows(Quantizer):
+    """Blocks of 128 rows share their scales, which are stored once."""
+
+    caught_by: ClassVar[str] = "rows_alone"
+
+    def tensors(self, shape: tuple[int, ...]) -> dict[str, StateTensor]:
+        *outer, rows, inputs = shape
+        scales = (*outer, -(-rows // 128), inputs // self.group_size)
+        return {"codes": StateTensor(shape, torch.int8), "scales": StateTensor(scales, torch.bfloat16)}
+
+    def rows_of(self, scales: Tensor, rows: int) -> Tensor:
+        return scales.repeat_interleave(128, dim=-2)[..., :rows, :]
+
+    def pack(self, weight: Tensor) -> dict[str, Tensor]:
+        scales = super().pack(weight)["scales"]
+        shared = torch.stack([block.amax(dim=-2) for block in scales.split(128, dim=-2)], dim=-2)
+        steps = self.rows_of(shared, weight.shape[-2]).float().repeat_interleave(self.group_size, dim=-1)
+        codes = torch.where(steps > 0, weight.float() / steps, 0).round().clamp(-127, 127)
+        return {"codes": codes.to(torch.int8), "scales": shared}
+
+    def unpack(self, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
+        codes = tensors["codes"]
+        return super().unpack({"codes": codes, "scales": self.rows_of(tensors["scales"], codes.shape[-2])}, dtype)
+
+    def error_bound(self, weight: Tensor) -> Tensor:
+        bound = super().error_bound(weight)
+        return torch.cat([b.amax(-2, keepdim=True).expand_as(b) for b in bound.split(128, dim=-2)], dim=-2)
+
+
+class ScalesSharedByExperts(Quantizer):
+    """All experts' rows of one index have one scale, stored once."""
+
+    caught_by: ClassVar[str] = "matrix_products"
+
+    def pack(self, weight: Tensor) -> dict[str, Tensor]:
+        packed = super().pack(weight)
+        return packed if weight.dim() == 2 else {**packed, "scales": packed["scales"][:1]}
+
+
 class RowsMoveByOne(Quantizer):
     caught_by: ClassVar[str] = "rows_alone"
 

@@ -152,6 +152,8 @@ def test_what_is_refused(tmp_path: Path, registry: Registry) -> None:
     for asked in ({"trainable": True}, {"device": "meta"}):
         with pytest.raises(InputError, match="can't be mapped"):
             from_pretrained(folder, registry=registry, mapped=True, **asked)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="mapped='embeddings': must be True, False or 'embedding'"):
+        from_pretrained(folder, registry=registry, mapped="embeddings")  # type: ignore[arg-type]
     path = folder / "model.safetensors"
     stored = read_header(path)
     os.truncate(path, path.stat().st_size - 1)

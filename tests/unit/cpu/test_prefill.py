@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from blockzoo.blocks import QuantizerConfig
-from blockzoo.kernels import Call, Capabilities, ask
+from blockzoo.kernels import Call, Capabilities, Verdict, ask
 from blockzoo.linear import expert_linear_reference, linear_reference
 from blockzoo_blocks.quantizers.int8 import Int8Config
 from blockzoo_blocks.quantizers.mxfp4 import MXFP4Config
@@ -172,7 +172,7 @@ def call(phase: str = "prefill", dtype: torch.dtype = BF16, quantizer: Quantizer
         ("cpu", call(phase="decode"), "serves prefill"),
         ("cpu", call(phase="train"), "forward only"),
         ("cpu", call(dtype=torch.float16), "not float16"),
-        ("cpu", call(quantizer=None), "reads packed weights"),
+        ("cpu", call(dtype=F32, quantizer=None), "reads plain weights in bfloat16"),
         ("cpu", call(quantizer=Int8Config(group_size=16)), "not 16"),
     ],
 )
@@ -186,3 +186,47 @@ def test_packed_prefill_is_served() -> None:
     for quantizer in QUANTIZERS:
         for dtype in BOUND:
             assert prefill.supports(Capabilities("cpu"), call(dtype=dtype, quantizer=quantizer)).ok
+
+
+@pytest.fixture
+def amx() -> None:
+    if not prefill.tiled():
+        pytest.skip("this CPU has no AMX")
+
+
+@pytest.mark.usefixtures("amx")
+@pytest.mark.parametrize("shape", [*SHAPES, (384, 64, 70), (385, 64, 70)], ids=str)
+def test_plain_weights_equal_the_reference(shape: tuple[int, int, int]) -> None:
+    n, d_in, d_out = shape
+    weight, x, bias = {"weight": drawn(d_out, d_in).to(BF16)}, drawn(n, d_in).to(BF16), drawn(d_out).to(BF16)
+    wanted = F.linear(x.float(), weight["weight"].float(), bias.float())
+    assert error(prefill.linear(weight, x, bias, quantizer=None), wanted) < BOUND[BF16]
+    assert error(prefill.linear(weight, x, None, quantizer=None), wanted - bias.float()) < BOUND[BF16]
+
+
+@pytest.mark.usefixtures("amx")
+def test_plain_experts_equal_the_reference() -> None:
+    weight, counts = {"weight": drawn(5, 40, 96).to(BF16)}, [17, 0, 3, 40, 1]
+    x, bias = drawn(61, 96).to(BF16), drawn(5, 40).to(BF16)
+    plain = {"weight": weight["weight"].float()}
+    wanted = expert_linear_reference(plain, x.float(), bias.float(), counts, quantizer=None)
+    assert error(prefill.expert_linear(weight, x, bias, counts, quantizer=None), wanted) < BOUND[BF16]
+
+
+def test_plain_weights_of_another_dtype_than_the_rows_are_pytorchs_error() -> None:
+    weight, x = {"weight": drawn(5, 40, 96).to(BF16)}, drawn(20, 96)
+    with pytest.raises(RuntimeError, match="dtype"):
+        prefill.linear({"weight": weight["weight"][0]}, x, None, quantizer=None)
+    with pytest.raises(RuntimeError, match="dtype"):
+        prefill.expert_linear(weight, x, None, [20, 0, 0, 0, 0], quantizer=None)
+
+
+@pytest.mark.usefixtures("amx")
+def test_which_plain_weights_are_read() -> None:
+    def verdict(dtype: torch.dtype, shape: tuple[int, ...]) -> Verdict:
+        call = Call("linear", "prefill", dtype, {"shape": shape})
+        return ask(prefill.LINEAR_TILES, Capabilities.of(torch.device("cpu")), call)
+
+    assert verdict(BF16, (5, 64)).ok
+    for dtype, shape in ((F32, (5, 64)), (BF16, (5, 65))):
+        assert "multiple of 32 inputs" in verdict(dtype, shape).reason

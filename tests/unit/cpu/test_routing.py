@@ -15,6 +15,7 @@ from blockzoo_cpu.routing import SCORES, WEIGHTS, choose_experts, weigh_experts
 pytestmark = pytest.mark.skipif(library.compiler() is None, reason="no C compiler on this machine")
 F32, BF16 = torch.float32, torch.bfloat16
 PLAIN: dict[str, Any] = {"score": "softmax", "groups": 1, "top_groups": 1}
+RECIPE: dict[str, Any] = {"score": "softmax", "weights": "chosen", "scale": 1.0}
 
 
 def drawn(*shape: int, dtype: torch.dtype = F32) -> Tensor:
@@ -33,7 +34,7 @@ def test_the_greatest_are_chosen_in_order(rows: int, experts: int, top_k: int, d
 def test_of_equal_ones_the_first_comes_first_and_nan_before_all() -> None:
     inf, nan = torch.inf, torch.nan
     logits = torch.tensor(
-        [[1.0, 3, 3, 1, 3], [inf, nan, 2, inf, -nan], [-inf, -inf, -1, -0.5, -inf], [0.0, 0, 0, 0, 0]]
+        [[1.0, 3, 3, 1, 3], [inf, nan, 2, inf, -nan], [-inf, -inf, -1, -0.5, -inf], [-0.0, 0, 0, -0.0, 0]]
     )
     chosen = choose_experts(logits, None, top_k=4, **PLAIN)
     assert chosen.tolist() == [[1, 2, 4, 0], [1, 4, 0, 3], [3, 2, 0, 1], [0, 1, 2, 3]]
@@ -50,6 +51,26 @@ def test_weights_are_those_of_float64(score: Any, recipe: Any, spread: float) ->
     wanted = weigh_experts_reference(logits.double(), chosen, **options)
     assert found.dtype == F32
     assert torch.allclose(found.double(), wanted, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("least", [-63.0, -66.0, -80.0, -torch.inf])
+def test_sigmoids_next_to_nothing_keep_their_proportions(least: float) -> None:
+    logits, chosen = torch.tensor([[least, least - 3]]), torch.tensor([[0, 1]])
+    for recipe in ("all", "all_renormalized"):
+        options: Any = {"score": "sigmoid", "weights": recipe, "scale": 1.0}
+        found, wanted = weigh_experts(logits, chosen, **options), weigh_experts_reference(logits, chosen, **options)
+        assert torch.allclose(found, wanted, rtol=1e-6, atol=0, equal_nan=True)
+
+
+def test_the_number_of_rows_may_be_symbolic() -> None:
+    def route(logits: Tensor) -> Tensor:
+        return weigh_experts(logits, choose_experts(logits, None, top_k=2, **PLAIN), **RECIPE)
+
+    compiled = torch.compile(route, backend="eager", dynamic=True, fullgraph=True)
+    for rows in (3, 5):
+        logits = drawn(rows, 8)
+        torch._dynamo.mark_dynamic(logits, 0)
+        assert torch.equal(compiled(logits), route(logits))
 
 
 @pytest.mark.parametrize("recipe", WEIGHTS)
