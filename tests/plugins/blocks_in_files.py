@@ -40,3 +40,36 @@ def blockzoo_register(registry):
 '''
 WRONG_COST = RIGHT.replace("Parameter((1,)", "Parameter((dim,)")
 RAISES = RIGHT.replace("length = x", "raise ArithmeticError('no length')\n        length = x")
+
+
+ONE_NUMBER = '''"""A norm whose gain is one number: a parameter without an axis."""
+
+import torch
+from torch import nn
+
+from blockzoo.blocks import Cost, NormConfig, Parameter, Role, filled
+
+
+class OneNumberConfig(NormConfig):
+    """A vector of length g. YAML: ``norm: one_number``."""
+
+    def build(self, dim):
+        return OneNumber()
+
+    def cost(self, dim):
+        return Cost({"g": Parameter((), Role.GAIN, init=filled(dim**0.5))})
+
+
+class OneNumber(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.g = nn.Parameter(torch.empty(()))
+
+    def forward(self, x):
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        return (self.g * wide / wide.norm(dim=-1, keepdim=True).clamp(min=1e-5)).to(x.dtype)
+
+
+def blockzoo_register(registry):
+    registry.block("norm", "one_number", OneNumberConfig)
+'''

@@ -18,7 +18,7 @@ from blockzoo.plugins import host, load_file, reset_host
 from blockzoo.registry import Registry
 from blockzoo.testing import checks
 from blockzoo_gpt2.samples import HF
-from tests.plugins.blocks_in_files import RAISES, RIGHT, WRONG_COST
+from tests.plugins.blocks_in_files import ONE_NUMBER, RAISES, RIGHT, WRONG_COST
 from tests.plugins.test_isolation import FAILING
 
 IMPORTS_NOTHING = """
@@ -111,6 +111,12 @@ def test_check_passes_on_a_file_that_is_right(fresh: Path, capfd: pytest.Capture
     assert report["failed"] == 0
     assert report["passed"] > 10
     assert {row["component"] for row in report["checks"]} == {"norm/scale_norm"}
+
+
+def test_a_parameter_without_an_axis_is_saved_and_loaded(fresh: Path) -> None:
+    path = fresh / "one_number.py"
+    path.write_text(ONE_NUMBER)
+    assert main(["plugins", "check", str(path)]) == 0
 
 
 def test_checks_of_a_file_that_need_a_package_are_skipped_in_one_line(

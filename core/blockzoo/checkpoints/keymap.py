@@ -75,6 +75,8 @@ class Rule:
 
     def stored_shape(self, shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
         """The shape that holds canonical tensors of these shapes."""
+        if self.plain:  # a number has no axis
+            return shapes[0]
         shape = list(shapes[0])
         shape[self.axis] = sum(s[self.axis] for s in shapes)
         if self.transposed:

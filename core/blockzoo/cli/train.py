@@ -95,7 +95,8 @@ def _run(
 def _execute(run: Run, world: World, *, restart: bool) -> RunFolder:
     if world.is_first:
         before = run.folder.status()["state"]
-        note(f"{run.folder.path}: " + {"done": "done already", "new": "new run"}.get(before, f"{before}, going on"))
+        said = {"done": "done already", "new": "new run"}.get(before, f"{before}, going on")
+        note(f"{run.folder.path}: {f'{before}, begun anew' if restart and before != 'new' else said}")
         if run.train.parallel in ("ddp", "fsdp") and world.size == 1:
             note(f"train.parallel is {run.train.parallel} and this is one process: start more with torchrun")
         if before != "done" and not restart and len(run.worlds(world)) > 1:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from tempfile import TemporaryDirectory
 
 import torch
 
 from blockzoo.accounting import account
 from blockzoo.blocks import QuantizerConfig
 from blockzoo.building import build
+from blockzoo.checkpoints import from_pretrained, save_pretrained
 from blockzoo.config.schema import ModelConfig
 from blockzoo.errors import ConfigError
 from blockzoo.registry import Registry
@@ -35,7 +37,7 @@ def _slot(name: str, about: str) -> Callable[[BlockSubject], None]:
 
     check.__name__, check.__doc__ = (
         f"in_{name}",
-        f"In {about}: builds, trains, decodes as it reads, costs what it says.",
+        f"In {about}: builds, trains, decodes as it reads, is saved and loaded, costs what it says.",
     )
     return check
 
@@ -46,7 +48,8 @@ def alone(subjects: Sequence[BlockSubject]) -> list[BlockSubject]:
 
 
 def works(config: ModelConfig, registry: Registry) -> None:
-    """The model builds, has gradients everywhere, decodes with a cache as without, and costs what it says.
+    """The model builds, has gradients everywhere, decodes with a cache as without, comes back from a checkpoint, and
+    costs what it says.
 
     Raises CheckFailed, or ConfigError where a quantizer refuses a weight.
     """
@@ -65,6 +68,10 @@ def works(config: ModelConfig, registry: Registry) -> None:
         full, cache = model(tokens), model.new_cache(batch_size=2, max_length=LENGTH)
         parts = [model(tokens[:, a:b], cache=cache) for a, b in pairwise(CUTS)]
         need_close(torch.cat(parts, dim=1), full, 2e-5, "decoding with a cache differs from the full pass")
+        with TemporaryDirectory() as folder:
+            save_pretrained(model, folder, registry=registry, layout="native")
+            loaded = from_pretrained(folder, registry=registry)
+            need(torch.equal(loaded(tokens), full), "saved and loaded it gives other logits")
     said = 2 * account(config, context=LENGTH).kv_cache_bytes(torch.float32)
     need(cache.nbytes() == said, f"the cache holds {cache.nbytes()} bytes, cost() says {said}")
 
