@@ -22,6 +22,7 @@ from blockzoo.importing import declared_api, forget_module, import_plugin, one_l
 from blockzoo.registry import Registrar, Registry
 from blockzoo.selection import Selection, check_file
 from blockzoo.shipped import shipped_configs
+from blockzoo.uncollected import uncollected
 
 __all__ = ["API_VERSION", "Host", "Loaded", "host", "load_file", "load_plugins", "reset_host", "shipped_configs"]
 
@@ -78,7 +79,8 @@ class Host:
             if self._loaded is None:
                 self._loading = True
                 try:
-                    self._loaded = load_plugins(selection=selection)
+                    with uncollected():
+                        self._loaded = load_plugins(selection=selection)
                 finally:
                     self._loading = False
                 if selection is not None:

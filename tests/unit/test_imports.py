@@ -18,7 +18,7 @@ LAYERS = (  # from the bottom up; a module may import its own layer and those be
     {"kernels", "cache", "cost", "blocks"},
     {"linear", "tables"},
     {"registry"},
-    {"plugins", "importing", "hooks", "hookspecs", "discovery", "selection", "deny", "shipped"},
+    {"plugins", "importing", "uncollected", "hooks", "hookspecs", "discovery", "selection", "deny", "shipped"},
     {"config"},
     {"faults"},
     {"recording"},

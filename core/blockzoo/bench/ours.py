@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from blockzoo.bench.protocol import Reply, Request
 from blockzoo.bench.side import serve, timed
+from blockzoo.uncollected import uncollected
 
 if TYPE_CHECKING:
     from blockzoo.checkpoints.filling import Mapped
@@ -25,10 +26,11 @@ class Opening:
 
     def model(self, request: Request) -> Decoder:
         """The model, for inference."""
-        import torch
+        with uncollected():
+            import torch
 
-        from blockzoo.checkpoints import from_pretrained
-        from blockzoo.plugins import host
+            from blockzoo.checkpoints import from_pretrained
+            from blockzoo.plugins import host
 
         torch.set_num_threads(request.threads)
         torch.set_grad_enabled(False)

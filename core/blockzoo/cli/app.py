@@ -22,6 +22,7 @@ from blockzoo.cli.verbs import Verb, as_command, foreign_verbs, own_verbs
 from blockzoo.discovery import BROKEN, own_version
 from blockzoo.errors import BlockzooError, ConfigError, RunError, nearest
 from blockzoo.selection import Selection, parse
+from blockzoo.uncollected import uncollected
 
 OK, FAILED, WRONG_INPUT, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
 USERS_TO_FIX = frozenset(
@@ -56,7 +57,8 @@ class LazyGroup(typer.core.TyperGroup):
         verb = own_verbs().get(cmd_name) or foreign_verbs(selection)[0].get(cmd_name)
         if verb is None:
             return None
-        command = as_command(cmd_name, verb.load())
+        with uncollected():
+            command = as_command(cmd_name, verb.load())
         if verb.loads_plugins and command.callback is not None:
             command.callback = _after_loading(command.callback)
         return command
