@@ -15,9 +15,10 @@ from torch import Tensor
 from blockzoo.cache import ModelCache, Rollback, make_cache
 from blockzoo.step import Phase
 from blockzoo.testing.check import CheckSkipped, need, need_close
+from blockzoo.testing.inputs import BATCH, LENGTH, inputs
 from blockzoo.testing.mixers import CACHED, config_of, full_pass
 from blockzoo.testing.products import need_flops
-from blockzoo.testing.subjects import BATCH, LENGTH, BlockSubject, inputs
+from blockzoo.testing.subjects import BlockSubject
 
 CPU = torch.device("cpu")
 SPLITS = ([0, LENGTH], [0, *range(1, LENGTH + 1)], [0, 5, *range(6, LENGTH + 1)], [0, 1, 4, 10, LENGTH], [0, 7, LENGTH])

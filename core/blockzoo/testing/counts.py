@@ -16,8 +16,10 @@ from torch import Tensor
 from blockzoo.blocks import BlockConfig, FFNConfig, Parameter, QuantizableConfig, QuantizerConfig, ResidualConfig
 from blockzoo.kernels import Slot
 from blockzoo.testing.check import need
+from blockzoo.testing.inputs import DIMS, draw, inputs, step_of
 from blockzoo.testing.packing import pack_alike
-from blockzoo.testing.subjects import DIMS, BlockSubject, draw, inputs, kin_of, step_of, with_reports
+from blockzoo.testing.samples import kin_of, with_reports
+from blockzoo.testing.subjects import BlockSubject
 
 SCALES = (1.0, 0.01, 30.0)
 """Of inputs: small ones show an eps, large ones a clamp or a softcap."""

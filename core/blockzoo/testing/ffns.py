@@ -14,8 +14,10 @@ from torch import Tensor
 from blockzoo.blocks import FFNConfig, Role
 from blockzoo.linear import ExpertLinear
 from blockzoo.testing.check import CheckFailed, CheckSkipped, need, need_close, one_line
+from blockzoo.testing.inputs import DIMS, draw, inputs
 from blockzoo.testing.products import need_flops
-from blockzoo.testing.subjects import DIMS, BlockSubject, draw, inputs, with_reports
+from blockzoo.testing.samples import with_reports
+from blockzoo.testing.subjects import BlockSubject
 
 EXPERTS = 3
 MATRICES = (Role.HIDDEN, Role.RESIDUAL_OUTPUT, Role.ROUTER)

@@ -12,18 +12,10 @@ from torch import Tensor
 
 from blockzoo.blocks import MixerConfig
 from blockzoo.testing.check import CheckSkipped, need, need_close
+from blockzoo.testing.inputs import BATCH, LENGTH, draw, inputs, padded_step, step_of
 from blockzoo.testing.numerics import FEW_ULP
-from blockzoo.testing.subjects import (
-    BATCH,
-    LENGTH,
-    BlockSubject,
-    draw,
-    inputs,
-    kin_of,
-    padded_step,
-    repositioned,
-    step_of,
-)
+from blockzoo.testing.samples import kin_of, repositioned
+from blockzoo.testing.subjects import BlockSubject
 
 CACHED = 1e-5  # of the greatest value, float32: the order of sums may differ
 

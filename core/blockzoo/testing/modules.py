@@ -17,7 +17,8 @@ from blockzoo.blocks import Role
 from blockzoo.linear import ExpertLinear
 from blockzoo.testing.check import need, need_close
 from blockzoo.testing.constructed import need_no_other_values
-from blockzoo.testing.subjects import BlockSubject, inputs, step_of
+from blockzoo.testing.inputs import inputs, step_of
+from blockzoo.testing.subjects import BlockSubject
 
 BUFFER = "; say Cost(buffers={'%s': Parameter(shape, Role.OTHER, init=...)}), whose init fills it"
 SMALL = 64  # elements: what a constructor may keep for itself on the host

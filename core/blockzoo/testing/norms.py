@@ -8,8 +8,9 @@ from blockzoo.blocks import NormConfig
 from blockzoo.initialization import draw as starting
 from blockzoo.testing.check import CheckFailed, CheckSkipped, need, need_close, one_line
 from blockzoo.testing.houses import HOUSES, house
+from blockzoo.testing.inputs import DIMS, draw, inputs, step_of
 from blockzoo.testing.numerics import FEW_ULP
-from blockzoo.testing.subjects import DIMS, BlockSubject, draw, inputs, step_of
+from blockzoo.testing.subjects import BlockSubject
 
 WIDTHS = (8, 24, 27)
 

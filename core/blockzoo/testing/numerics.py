@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from blockzoo.step import Step
 from blockzoo.testing.check import CheckSkipped, need, need_close, quiet
-from blockzoo.testing.subjects import BlockSubject, draw, inputs, step_of
+from blockzoo.testing.inputs import draw, inputs, step_of
+from blockzoo.testing.subjects import BlockSubject
 
 FEW_ULP = 1e-6  # of the greatest value, float32
 BFLOAT16_BUDGET = 0.03  # error of the output, both root mean squares

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from blockzoo.blocks import Role
 from blockzoo.linear import ExpertLinear
 from blockzoo.testing.check import CheckSkipped, error_of, need
-from blockzoo.testing.subjects import DIMS, BlockSubject, draw, inputs, step_of
+from blockzoo.testing.inputs import DIMS, draw, inputs, step_of
+from blockzoo.testing.subjects import BlockSubject
 
 EXACT = 1e-9  # of the greatest value, float64: what is linear is so but for rounding
 

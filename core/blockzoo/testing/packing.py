@@ -11,8 +11,9 @@ from blockzoo.blocks import QuantizerConfig
 from blockzoo.testing.check import CheckSkipped, need
 from blockzoo.testing.edges import HUGE, TINY
 from blockzoo.testing.houses import WIDTH, times_wider
+from blockzoo.testing.inputs import draw
 from blockzoo.testing.quantizers import REFUSED, config_of, of_unequal_groups, refusal, weights_of
-from blockzoo.testing.subjects import BlockSubject, draw
+from blockzoo.testing.subjects import BlockSubject
 
 SIZES = (1.0, 1e-3, 1e-6, 1e-12)
 """Of the groups of a row: floats of eight bits alone don't reach from the first to the last."""

@@ -12,7 +12,8 @@ import torch
 from blockzoo.blocks import AdditivePositionConfig, AttentionPositionConfig
 from blockzoo.step import Step
 from blockzoo.testing.check import CheckSkipped, need, need_close
-from blockzoo.testing.subjects import BATCH, DIMS, HEAD_DIM, HEADS, LENGTH, BlockSubject, draw, padded_step, step_of
+from blockzoo.testing.inputs import BATCH, DIMS, HEAD_DIM, HEADS, LENGTH, draw, padded_step, step_of
+from blockzoo.testing.subjects import BlockSubject
 
 SHIFT = 17
 

@@ -16,7 +16,8 @@ from blockzoo.blocks import QuantizerConfig
 from blockzoo.linear import StoredLinear, expert_linear_reference, linear_reference
 from blockzoo.testing.check import CheckSkipped, need, need_close
 from blockzoo.testing.houses import WIDTH, times_wider
-from blockzoo.testing.subjects import BlockSubject, draw
+from blockzoo.testing.inputs import draw
+from blockzoo.testing.subjects import BlockSubject
 
 WIDE = 2**13
 """Times a row of the weights tried, where bytes that a row's end is padded by no longer count."""

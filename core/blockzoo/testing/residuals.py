@@ -7,7 +7,8 @@ from torch import nn
 
 from blockzoo.blocks import ResidualConfig
 from blockzoo.testing.check import CheckSkipped, need, need_close
-from blockzoo.testing.subjects import BATCH, DIMS, LENGTH, BlockSubject, inputs, step_of
+from blockzoo.testing.inputs import BATCH, DIMS, LENGTH, inputs, step_of
+from blockzoo.testing.subjects import BlockSubject
 from blockzoo.testing.toys import ToyMixer, ToyNorm
 
 

@@ -15,7 +15,8 @@ from blockzoo.blocks import BlockConfig
 from blockzoo.kernels import PHASES, Op, Slot
 from blockzoo.step import Phase
 from blockzoo.testing.check import CheckSkipped, need
-from blockzoo.testing.subjects import LENGTH, BlockSubject, inputs, step_of
+from blockzoo.testing.inputs import LENGTH, inputs, step_of
+from blockzoo.testing.subjects import BlockSubject
 
 
 def statics(subject: BlockSubject) -> None:

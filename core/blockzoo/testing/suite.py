@@ -40,7 +40,8 @@ from blockzoo.testing import (
 )
 from blockzoo.testing.bystanders import naming_kernels
 from blockzoo.testing.check import Check, Subject
-from blockzoo.testing.subjects import BlockSubject, subjects_of
+from blockzoo.testing.samples import subjects_of
+from blockzoo.testing.subjects import BlockSubject
 
 Function = Callable[[Any], None]
 BLOCK: tuple[Function, ...] = (*configs.CHECKS, *modules.CHECKS, *numerics.CHECKS, *statics.CHECKS, *counts.CHECKS)

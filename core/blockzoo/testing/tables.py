@@ -14,8 +14,10 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from blockzoo.testing.check import CheckFailed, need_close, one_line
+from blockzoo.testing.inputs import inputs, step_of
 from blockzoo.testing.numerics import FEW_ULP
-from blockzoo.testing.subjects import BlockSubject, inputs, peers_of, step_of
+from blockzoo.testing.samples import peers_of
+from blockzoo.testing.subjects import BlockSubject
 
 PLAIN = (bool, int, float, str, type(None))
 
