@@ -22,6 +22,8 @@ def find(ref: str, registry: Registry, relative_to: Path | None = None, place: s
         path = path if path.is_absolute() or relative_to is None else relative_to / path
         if not path.exists():
             raise ConfigError([Problem(place, f"no file '{path}'")])
+        if path.is_dir():
+            raise ConfigError([Problem(place, f"'{path}' is a folder{_how_to_read(path)}")])
         return path
     found = _candidates(registry).get(ref, [])
     if len(found) == 1:
@@ -31,7 +33,17 @@ def find(ref: str, registry: Registry, relative_to: Path | None = None, place: s
         raise ConfigError([Problem(place, f"config '{ref}' is shipped twice: {both}; give the path of one")])
     names = shipped(registry)
     hint = nearest(ref, names) or "; no plugin that is loaded ships any"
+    if Path(ref).is_dir():
+        raise ConfigError(
+            [Problem(place, f"no config '{ref}'; there is a folder of that name{_how_to_read(Path(ref))}")]
+        )
     raise ConfigError([Problem(place, f"no config '{ref}'{hint}; a path ends in .yaml or contains a '/'")])
+
+
+def _how_to_read(folder: Path) -> str:
+    if (folder / "config.json").is_file():
+        return ": a checkpoint, which blockzoo.from_pretrained reads, config and weights"
+    return ", not a YAML file"
 
 
 def is_path(ref: str) -> bool:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from blockzoo.blocks import QuantizerConfig
 from blockzoo.testing.check import CheckSkipped, need
-from blockzoo.testing.edges import HUGE, TINY
+from blockzoo.testing.edges import MOST, TINY
 from blockzoo.testing.houses import WIDTH, times_wider
 from blockzoo.testing.inputs import draw
 from blockzoo.testing.quantizers import REFUSED, config_of, of_unequal_groups, refusal, weights_of
@@ -65,7 +65,7 @@ def _weights(config: QuantizerConfig) -> Iterator[Tensor]:
     yield from weights
     yield from of_unequal_groups(config)
     plain = weights[0] / weights[0].abs().max()
-    for size in (0.0, *HUGE, *TINY):
+    for size in (0.0, MOST, *TINY):
         yield plain * size
 
 

@@ -358,6 +358,42 @@ class ScaleOverflows(Quantizer):
         return {"scales": scales, "codes": codes.flatten(-2)}
 
 
+class MeanOverflows(QuantizerConfig):
+    """Signs times the row's mean magnitude, whose sum in float32 is infinite for weights that are finite."""
+
+    caught_by: ClassVar[str] = "extremes"
+
+    @property
+    def weight_bits(self) -> float:
+        return 8.0
+
+    def tensors(self, shape: tuple[int, ...]) -> dict[str, StateTensor]:
+        return {
+            "codes": StateTensor(shape, torch.int8),
+            "scales": StateTensor((*shape[:-1], 1), torch.float32),
+        }
+
+    def pack(self, weight: Tensor) -> dict[str, Tensor]:
+        wide = weight.detach().float()
+        if not (wide.abs() <= 3e38).all():  # no NaN either
+            raise ValueError("signs can't hold NaN, infinity, or more than 3e38")
+        return {"codes": wide.sign().to(torch.int8), "scales": self.scales(wide)}
+
+    def scales(self, wide: Tensor) -> Tensor:
+        """A row of one magnitude keeps it; zeros aren't counted."""
+        size, found = wide.abs(), (wide != 0).sum(dim=-1, keepdim=True)
+        mean = size.sum(dim=-1, keepdim=True) / found.clamp(min=1)
+        greatest = size.amax(dim=-1, keepdim=True)
+        return torch.where(((size == 0) | (size == greatest)).all(dim=-1, keepdim=True), greatest, mean)
+
+    def unpack(self, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
+        return (tensors["codes"].float() * tensors["scales"]).to(dtype)
+
+    def error_bound(self, weight: Tensor) -> Tensor:
+        wide = weight.detach().float()
+        return (wide.abs() - self.scales(wide)).abs()
+
+
 class RaisesTinyScales(Quantizer):
     """The scale that is stored is a normal number, the one that was divided by isn't."""
 

@@ -221,6 +221,12 @@ def test_names_that_lead_nowhere(write: Write, base: str, toys: Registry, tmp_pa
         load_config(str(tmp_path / "nope.yaml"), registry=toys)
     with pytest.raises(ConfigError, match=r"model.yaml:1:10: extends: no config 'tinny'"):
         load_config(write("extends: tinny\n"), registry=toys)
+    (tmp_path / "trained").mkdir()
+    write("{}", "trained/config.json")
+    with pytest.raises(ConfigError, match=r"trained' is a folder: a checkpoint, which blockzoo.from_pretrained reads"):
+        load_config(str(tmp_path / "trained"), registry=toys)
+    with pytest.raises(ConfigError, match=r"shipped' is a folder, not a YAML file"):
+        load_config(str(tmp_path / "shipped"), registry=toys)
     write("extends: b.yaml\n", "a.yaml")
     with pytest.raises(ConfigError, match=r"extends goes in a circle: a.yaml -> b.yaml -> a.yaml"):
         load_config(write("extends: a.yaml\n", "b.yaml").with_name("a.yaml"), registry=toys)
