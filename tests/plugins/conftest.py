@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from blockzoo.plugins import reset_host
 from tests.warm import Warm
 
 DISTRIBUTIONS = Path(__file__).parent / "distributions"
@@ -90,3 +91,15 @@ def blockzoo(warm_python: Run) -> Run:
         return warm_python("-m", "blockzoo", *arguments, **options)
 
     return run
+
+
+@pytest.fixture
+def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """A host that loads the built-in plugins and files only, in a folder of its own, which is the current one."""
+    for name, value in (("BLOCKZOO_PLUGINS", "none"), ("BLOCKZOO_PLUGIN_FILES", ""), ("BLOCKZOO_DENY_PLUGINS", "")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    reset_host()
+    yield tmp_path
+    reset_host()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,11 @@ import pytest
 
 from blockzoo.cli import main
 from blockzoo.cli.plugins_check import outcome_of
-from blockzoo.cli.plugins_new import render
 from blockzoo.deny import read_deny
 from blockzoo.experiments.swap import ARCHITECTURES, Trial, run, trials
-from blockzoo.plugins import host, load_file, reset_host
+from blockzoo.plugins import host, load_file
 from blockzoo.registry import Registry
 from blockzoo.testing import checks
-from blockzoo_gpt2.samples import HF
 from tests.plugins.blocks_in_files import ONE_NUMBER, RAISES, RIGHT, WRONG_COST
 from tests.plugins.test_isolation import FAILING
 
@@ -90,17 +87,6 @@ def test_doctor_says_what_to_do_about_each(blockzoo: Any, good: Path, bad: Path,
 
 
 # --- check and try, in this process ---
-
-
-@pytest.fixture
-def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
-    for name, value in (("BLOCKZOO_PLUGINS", "none"), ("BLOCKZOO_PLUGIN_FILES", ""), ("BLOCKZOO_DENY_PLUGINS", "")):
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path)
-    reset_host()
-    yield tmp_path
-    reset_host()
 
 
 def test_check_passes_on_a_file_that_is_right(fresh: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -355,148 +341,6 @@ def test_show_takes_a_file(fresh: Path, capfd: pytest.CaptureFixture[str]) -> No
     assert "raises.py" in capfd.readouterr().out.partition("Traceback")[2]
     assert main(["plugins", "show", "./gone.py"]) == 2
     assert "gone.py: no such file" in capfd.readouterr().err
-
-
-# --- record ---
-
-
-def test_record_prints_what_is_recorded(fresh: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("transformers", reason="the independent implementation")
-    assert main(["plugins", "record", "gpt2", "--json"]) == 0
-    rows = json.loads(capfd.readouterr().out)["samples"]
-    for row, sample in zip(rows, HF, strict=True):
-        assert row["agrees"]
-        if sample.logits is not None:
-            assert row["logits"] == pytest.approx(sample.logits, rel=1e-4)
-
-
-def test_record_says_why_not(fresh: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("transformers", reason="the independent implementation")
-    text = render("mine", "family")["src/blockzoo_mine/family.py"]
-    register = "\n\ndef blockzoo_register(registry):\n    registry.family(FAMILY)\n"
-    (fresh / "mine.py").write_text(text + register)
-    assert main(["plugins", "record", "./mine.py"]) == 1
-    out = capfd.readouterr().out
-    assert "mine, layout hf, sample 1 of 2: transformers can't: " in out
-    assert "--as MODEL_TYPE tells transformers another" in out
-    assert main(["plugins", "record", "./mine.py", "--as", "llama"]) == 0
-    assert capfd.readouterr().out.count("  Sample(..., logits=(") == 2
-    assert main(["plugins", "record", "./mine.py", "--as", "gpt2"]) == 1
-    assert "transformers can't: missing keys: " in capfd.readouterr().out
-    assert main(["plugins", "record", "blocks"]) == 2
-    assert "plugin 'blocks' registers no family" in capfd.readouterr().err
-
-
-def test_record_shows_another_model(fresh: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Another activation: everything loads and saves, and no check but the recorded logits can tell."""
-    pytest.importorskip("transformers", reason="the independent implementation")
-    text = render("mine", "family")["src/blockzoo_mine/family.py"]
-    wrong = text.replace('"type": "glu",', '"type": "glu",\n                "activation": "relu",')
-    assert wrong != text
-    (fresh / "mine.py").write_text(wrong + "\n\ndef blockzoo_register(registry):\n    registry.family(FAMILY)\n")
-    assert main(["plugins", "check", "./mine.py", "--only", "recorded_logits"]) == 0
-    assert "nothing compares this with the original: record logits by" in capfd.readouterr().out
-    assert main(["plugins", "record", "./mine.py", "--as", "llama", "--json"]) == 1
-    rows = json.loads(capfd.readouterr().out)["samples"]
-    assert [row["agrees"] for row in rows] == [False, False]
-    assert all(row["off"] > 1e-3 for row in rows)
-
-
-@pytest.mark.parametrize(
-    ("right", "wrong", "words"),
-    [
-        (
-            "default_theta=10000.0",
-            "default_theta=500.0",
-            "of the greatest logit off: likely the default of a key that this sample leaves out: ",
-        ),
-        ('"mlp_bias", default=False', '"mlp_bias", default=True', "transformers can't: unexpected keys: model.layers."),
-        (
-            '"num_key_value_heads", default=heads',
-            '"num_key_value_heads", default=2',
-            "transformers can't: mismatched keys: model.layers.0.self_attn.k_proj.weight [16, 32] [32, 32]",
-        ),
-    ],
-)
-def test_record_shows_a_wrong_default(
-    fresh: Path, capfd: pytest.CaptureFixture[str], right: str, wrong: str, words: str
-) -> None:
-    """Transformers reads the sample's own config.json: what that leaves out it fills in by itself."""
-    pytest.importorskip("transformers", reason="the independent implementation")
-    text = render("mine", "family")["src/blockzoo_mine/family.py"]
-    assert right in text
-    register = "\n\ndef blockzoo_register(registry):\n    registry.family(FAMILY)\n"
-    (fresh / "mine.py").write_text(text.replace(right, wrong) + register)
-    assert main(["plugins", "record", "./mine.py", "--as", "llama"]) == 1
-    out = capfd.readouterr().out
-    assert words in out
-    assert out.count("  Sample(..., logits=(") == 1 + ("transformers can't" not in words)
-    assert ("is a default of read_config another than its own" in out) == ("keys" in words)
-
-
-def test_record_compares_the_defaults_of_keys_that_every_sample_has(
-    fresh: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    pytest.importorskip("transformers", reason="the independent implementation")
-    text = render("mine", "family")["src/blockzoo_mine/family.py"]
-    register = "\n\ndef blockzoo_register(registry):\n    registry.family(FAMILY)\n"
-    right = 'keys.integer("max_position_embeddings")'
-    assert right in text
-    (fresh / "mine.py").write_text(text + register)
-    assert main(["plugins", "record", "./mine.py", "--as", "llama", "--json"]) == 0
-    assert json.loads(capfd.readouterr().out)["defaults"] == []
-    wrong = text.replace(right, 'keys.integer("max_position_embeddings", default=4096)')
-    (fresh / "mine.py").write_text(wrong + register)
-    assert main(["plugins", "record", "./mine.py", "--as", "llama"]) == 0  # told: another's default may be right here
-    line = "where a config.json leaves 'max_position_embeddings' out, transformers takes 2048, and read_config another"
-    assert capfd.readouterr().out.count(line) == 1
-    (fresh / "mine.py").write_text(wrong.replace('"mine"', '"llama"') + register)
-    assert main(["plugins", "record", "./mine.py"]) == 1
-    assert line in capfd.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("window", "compared"),
-    [
-        ('None if keys.is_null("sliding_window") else keys.integer("sliding_window", default=4096)', True),
-        ('keys.integer("sliding_window", default=None)', False),
-    ],
-    ids=["absent is 4096", "absent is null"],
-)
-def test_record_compares_a_default_of_none_and_what_is_harmless(
-    fresh: Path, capfd: pytest.CaptureFixture[str], window: str, compared: bool
-) -> None:
-    """Phi-3's class has no window unless the file says one, and draws weights of 0.02."""
-    pytest.importorskip("transformers", reason="the independent implementation")
-    text = render("mine", "family")["src/blockzoo_mine/family.py"]
-    register = "\n\ndef blockzoo_register(registry):\n    registry.family(FAMILY)\n"
-    mixer, position = '"type": "gqa",', '"position": read_rope('
-    assert mixer in text
-    assert position in text
-    text = text.replace(mixer, f'{mixer} "window": {window},', 1)
-    std = 0.01 if compared else 0.02
-    init = f'"init": {{"std": keys.number("initializer_range", default={std})}}, {position}'
-    (fresh / "mine.py").write_text(text.replace(position, init, 1) + register)
-    main(["plugins", "record", "./mine.py", "--as", "phi3", "--json"])
-    lines = json.loads(capfd.readouterr().out)["defaults"]
-    for key, theirs in (("sliding_window", "null"), ("initializer_range", "0.02")):
-        line = f"where a config.json leaves '{key}' out, transformers takes {theirs}, and read_config another value"
-        assert (line in lines) == compared
-
-
-def test_record_gives_transformers_the_samples_null(fresh: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("transformers", reason="the independent implementation")
-    text = render("mine", "family")["src/blockzoo_mine/family.py"]
-    register = "\n\ndef blockzoo_register(registry):\n    registry.family(FAMILY)\n"
-    tiny = '"vocab_size": 96,'
-    assert tiny in text
-    (fresh / "mine.py").write_text(text.replace(tiny, f'{tiny} "pad_token_id": 512,') + register)
-    assert main(["plugins", "record", "./mine.py", "--as", "llama"]) == 1
-    out = capfd.readouterr().out
-    assert "Padding_idx must be within num_embeddings; its pad_token_id is beyond the sample's vocabulary: say" in out
-    assert "--as" not in out
-    (fresh / "mine.py").write_text(text.replace(tiny, f'{tiny} "pad_token_id": None,') + register)
-    assert main(["plugins", "record", "./mine.py", "--as", "llama"]) == 0
 
 
 def test_every_block_we_ship_has_its_trials(fresh: Path) -> None:

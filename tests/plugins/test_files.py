@@ -4,28 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from blockzoo.errors import InputError, PluginError
-from blockzoo.plugins import host, load_file, reset_host
+from blockzoo.plugins import host, load_file
 from blockzoo.selection import Selection
 from blockzoo.testing import CheckFailed, checks
 from tests.plugins.blocks_in_files import RIGHT
-
-
-@pytest.fixture
-def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
-    """A host that loads the built-in plugins and files only; a folder for them."""
-    for name, value in (("BLOCKZOO_PLUGINS", "none"), ("BLOCKZOO_PLUGIN_FILES", ""), ("BLOCKZOO_DENY_PLUGINS", "")):
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
-    reset_host()
-    yield tmp_path
-    reset_host()
 
 
 def test_a_file_is_loaded_and_loaded_again_after_an_edit(fresh: Path) -> None:
