@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 def build_layer(layer: LayerConfig, config: ModelConfig, place: str) -> nn.Module:
     """The module of one layer, from complete configs. ``place``: what messages call the layer."""
     dims = config.dims
-    mixer = None if layer.mixer is None else asked(f"{place}.mixer", layer.mixer.build, dims, layer.position)
+    position = asked(f"{place}.position", layer.position.explicit, dims)
+    mixer = None if layer.mixer is None else asked(f"{place}.mixer", layer.mixer.build, dims, position)
     ffn = None if layer.ffn is None else asked(f"{place}.ffn", layer.ffn.build, dims)
 
     def norm() -> nn.Module:

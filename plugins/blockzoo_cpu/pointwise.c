@@ -29,7 +29,7 @@ INLINE void norm_row(const void *x, int type, const void *weight, int weight_typ
     for (; i < dim; i++) sum += load(x, type, i) * load(x, type, i);
     const float scale = 1 / sqrtf((sum + sum_of(sums)) / (float)dim + eps);
     if (late)
-        for (i = 0; i < dim; i++) store(y, type, i, load(x, type, i) * scale * (load(weight, weight_type, i) + offset));
+        for (i = 0; i < dim; i++) store(y, type, i, load(x, type, i) * scale * (weight ? load(weight, weight_type, i) + offset : 1));
     else if (offset == 0)
         for (i = 0; i < dim; i++)
             store(y, type, i, rounded_to(load(x, type, i) * scale, type) * rounded(weight, weight_type, type, i));
@@ -42,7 +42,9 @@ INLINE void norm_row(const void *x, int type, const void *weight, int weight_typ
 
 #define NORM(name, type)                                                                                              \
     VARIANTS static void name(const void *x, const void *w, int weight_type, float eps, float offset, int late, void *y, int dim) { \
-        if (weight_type == F32)                                                                                       \
+        if (!w) /* with nothing after it the cast is the last either way */                                           \
+            norm_row(x, type, NULL, F32, eps, 0, 1, y, dim);                                                          \
+        else if (weight_type == F32)                                                                                  \
             norm_row(x, type, w, F32, eps, offset, late, y, dim);                                                     \
         else                                                                                                          \
             norm_row(x, type, w, BF16, eps, offset, late, y, dim);                                                    \
@@ -51,12 +53,12 @@ NORM(norm_f32, F32)
 NORM(norm_bf16, BF16)
 
 /* What a call says: y = x / rms(x) * (weight + offset), rows of `dim`; `late`: the one cast comes after the weight. Weights
- * are of x's width or not.
+ * are of x's width or not, or NULL; of `heads` rows each has its own, and so on.
  */
 typedef struct {
     const char *x, *weight;
     char *y;
-    int64_t type, weight_type, late, rows, dim;
+    int64_t type, weight_type, late, rows, dim, heads;
     double eps, offset;
 } Norm;
 
@@ -67,11 +69,13 @@ static int rms_norm_alone(const void *call) {
 
 static void rms_norm_work(const void *call, char *room, int me, int all) {
     const Norm *a = call;
-    const int64_t bytes = a->dim * (a->type == BF16 ? 2 : 4);
+    const int64_t bytes = a->dim * (a->type == BF16 ? 2 : 4), gains = a->dim * (a->weight_type == BF16 ? 2 : 4);
     (void)room;
-    for (int64_t r = from_of(a->rows, me, all); r < until_of(a->rows, me, all); r++)
-        (a->type == BF16 ? norm_bf16 : norm_f32)(a->x + r * bytes, a->weight, (int)a->weight_type, (float)a->eps, (float)a->offset,
+    for (int64_t r = from_of(a->rows, me, all); r < until_of(a->rows, me, all); r++) {
+        const char *weight = a->weight ? a->weight + r % a->heads * gains : NULL;
+        (a->type == BF16 ? norm_bf16 : norm_f32)(a->x + r * bytes, weight, (int)a->weight_type, (float)a->eps, (float)a->offset,
                                                  (int)a->late, a->y + r * bytes, (int)a->dim);
+    }
 }
 
 const Operation RMS_NORM = {rms_norm_work, NULL, rms_norm_alone};
@@ -79,13 +83,12 @@ const Operation RMS_NORM = {rms_norm_work, NULL, rms_norm_alone};
 /* --- layer norm --- */
 
 /* What a call says: y = (x - mean) / sqrt(variance + eps) * weight + bias, rows of `dim`; weight and bias, of x's type, may be
- * NULL.
+ * NULL; of `heads` rows each has its own, and so on.
  */
 typedef struct {
-    const char *x;
-    const void *weight, *bias;
+    const char *x, *weight, *bias;
     char *y;
-    int64_t type, rows, dim;
+    int64_t type, rows, dim, heads;
     double eps;
 } Layer;
 
@@ -116,8 +119,11 @@ static void layer_norm_work(const void *call, char *room, int me, int all) {
     const Layer *l = call;
     const int64_t bytes = l->dim * (l->type == BF16 ? 2 : 4);
     (void)room;
-    for (int64_t r = from_of(l->rows, me, all); r < until_of(l->rows, me, all); r++)
-        (l->type == BF16 ? layer_bf16 : layer_f32)(l->x + r * bytes, l->weight, l->bias, (float)l->eps, l->y + r * bytes, (int)l->dim);
+    for (int64_t r = from_of(l->rows, me, all); r < until_of(l->rows, me, all); r++) {
+        const int64_t at = r % l->heads * bytes;
+        (l->type == BF16 ? layer_bf16 : layer_f32)(l->x + r * bytes, l->weight ? l->weight + at : NULL, l->bias ? l->bias + at : NULL,
+                                                   (float)l->eps, l->y + r * bytes, (int)l->dim);
+    }
 }
 
 const Operation LAYER_NORM = {layer_norm_work, NULL, layer_norm_alone};

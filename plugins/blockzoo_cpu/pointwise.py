@@ -38,7 +38,7 @@ def supports_layer_norm(capabilities: Capabilities, call: Call) -> Verdict:
     return no("serves decoding") if call.phase != "decode" else supports(capabilities, call)
 
 
-def rms_norm(x: Tensor, weight: Tensor, *, eps: float, scale_in_fp32: bool, weight_offset: float) -> Tensor:
+def rms_norm(x: Tensor, weight: Tensor | None, *, eps: float, scale_in_fp32: bool, weight_offset: float) -> Tensor:
     """As the op ``rms_norm`` says."""
     return NORM_ROWS(x, weight, eps, scale_in_fp32, weight_offset)
 
@@ -63,22 +63,28 @@ def gate(
     return GATE_SPAN(gate, up, ACTIVATIONS.index(activation), activation_scale, limit or 0.0, up_shift)
 
 
+def heads_of(gains: Tensor | None) -> int:
+    """How many rows of x have gains of their own, one after the other."""
+    return 1 if gains is None or gains.dim() == 1 else gains.shape[0]
+
+
 NORM_ROWS = operation(
-    "rms_norm(Tensor x, Tensor weight, float eps, bool late, float offset) -> Tensor",
-    "8q2d",
+    "rms_norm(Tensor x, Tensor? weight, float eps, bool late, float offset) -> Tensor",
+    "9q2d",
     like=like_the_first,
     told=lambda y, x, weight, eps, late, offset: (
-        *(place(x), place(weight), place(y), TYPES[x.dtype], TYPES[weight.dtype], late),
-        *(x.numel() // x.shape[-1], x.shape[-1], eps, offset),
+        *(place(x), place(weight), place(y), TYPES[x.dtype], TYPES[(x if weight is None else weight).dtype], late),
+        *(x.numel() // x.shape[-1], x.shape[-1], heads_of(weight), eps, offset),
     ),
     ready=in_one_piece,
 )
 LAYER_ROWS = operation(
     "layer_norm(Tensor x, Tensor? weight, Tensor? bias, float eps) -> Tensor",
-    "7qd",
+    "8qd",
     like=like_the_first,
     told=lambda y, x, weight, bias, eps: (
-        *(place(x), place(weight), place(bias), place(y), TYPES[x.dtype], x.numel() // x.shape[-1], x.shape[-1], eps),
+        *(place(x), place(weight), place(bias), place(y), TYPES[x.dtype], x.numel() // x.shape[-1], x.shape[-1]),
+        *(max(heads_of(weight), heads_of(bias)), eps),
     ),
     ready=in_one_piece,
 )

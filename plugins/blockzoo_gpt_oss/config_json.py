@@ -34,7 +34,7 @@ STOPS, PAD = [200002, 199999, 200012], 199999
 
 def read_config(values: Mapping[str, Any]) -> dict[str, Any]:
     """config.json -> what YAML would say. Absent keys mean what the published class takes."""
-    if values.get("rope_scaling") is None and values.get("rope_parameters") is None:
+    if not values.get("rope_scaling") and values.get("rope_parameters") is None:  # an empty object says nothing
         values = {**values, "rope_scaling": YARN}
     keys = ConfigJSON(values)
     keys.must_be("hidden_act", "silu")

@@ -64,7 +64,7 @@ PUBLIC: dict[str, str] = {
     "blockzoo_blocks.positions.none": "NoPositionConfig",
     "blockzoo_blocks.positions.rope": "RopeConfig ROTARY",
     "blockzoo_blocks.positions.rope_json": "read_rope write_rope",
-    "blockzoo_blocks.positions.rope_scaling": "LinearScaling NTKScaling YarnScaling Llama3Scaling",
+    "blockzoo_blocks.positions.rope_scaling": "LinearScaling NTKScaling YarnScaling Llama3Scaling LongRopeScaling",
     "blockzoo_blocks.positions.sinusoidal": "SinusoidalPositionConfig",
     "blockzoo_blocks.quantizers.int8": "Int8Config",
     "blockzoo_blocks.quantizers.mxfp4": "MXFP4Config",

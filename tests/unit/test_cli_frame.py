@@ -70,6 +70,15 @@ def test_errors_are_lines_and_statuses(cli: Cli, error: BaseException, status: i
     assert err.startswith("blockzoo: ")
 
 
+def test_what_could_steer_a_terminal_is_made_visible(cli: Cli) -> None:
+    """Messages quote names from files."""
+    status, _, err = cli(raising(InputError("no tensor 'a\x1b[2J'\n" + "b" * 100_000)))
+    assert status == 2
+    first, second = err.splitlines()
+    assert first == "blockzoo: error: no tensor 'a\ufffd[2J'"
+    assert len(second) < 5000
+
+
 def test_traceback_on_demand(cli: Cli) -> None:
     status, _, err = cli(raising(BlockzooError("wrong")), "--traceback", "try")
     assert status == 2

@@ -155,6 +155,17 @@ def test_wrong_options_are_refused(options: dict) -> None:
         Sampler(**options)
 
 
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_no_numbers_are_refused(temperature: float, wrong: float) -> None:
+    logits = torch.zeros(2, 8)
+    logits[1, 3] = wrong
+    with pytest.raises(InputError, match=f"the model's logits are {wrong}.* try float32"):
+        Sampler(temperature)(logits, [torch.Generator()] * 2)
+    logits[1, 3] = float("-inf")
+    Sampler(temperature)(logits, [torch.Generator()] * 2)
+
+
 def plain_top_k_top_p(logits: list[float], k: int | None, p: float | None) -> list[float]:
     """The definition, one token at a time: the likeliest k, then of those the fewest that reach p, renormalised."""
     order = sorted(range(len(logits)), key=lambda i: -logits[i])[:k]

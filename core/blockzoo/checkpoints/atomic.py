@@ -51,8 +51,8 @@ def new_folder(path: Path, replaceable: Callable[[str], bool] = lambda name: Fal
     CheckpointError otherwise, and when the system refuses.
     """
     path = path.absolute()
-    _check_replaceable(path, replaceable)
     with _readable_errors(path):
+        _check_replaceable(path, replaceable)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.writing-", dir=path.parent))
         try:
@@ -71,7 +71,8 @@ def check_room(path: Path, nbytes: int) -> None:
 
     A file that is replaced still stands while the new one is written, so it makes no room.
     """
-    there = next(parent for parent in path.absolute().parents if parent.exists())
+    path = path.absolute()
+    there = next(place for place in (*path.parents, path) if os.path.exists(place))  # the root has no parents
     free = shutil.disk_usage(there).free
     if nbytes > free:
         raise CheckpointError(f"{path}: takes {nbytes:,} bytes, and its disk has {free:,} free; nothing was written")
@@ -80,7 +81,8 @@ def check_room(path: Path, nbytes: int) -> None:
 def _check_replaceable(path: Path, replaceable: Callable[[str], bool]) -> None:
     if path.is_symlink() or (path.exists() and not path.is_dir()):
         raise CheckpointError(f"{path}: is there already and is no folder; choose another place")
-    kept = sorted(entry.name for entry in path.iterdir() if not replaceable(entry.name)) if path.is_dir() else []
+    there = list(os.scandir(path)) if path.is_dir() else []
+    kept = sorted(one.name for one in there if not replaceable(one.name) or one.is_dir(follow_symlinks=False))
     if kept:
         shown = ", ".join(kept[:3]) + (", ..." if len(kept) > 3 else "")
         raise CheckpointError(f"{path}: holds other files ({shown}); choose an empty or new folder")

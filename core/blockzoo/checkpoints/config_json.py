@@ -16,8 +16,8 @@ REQUIRED: Any = object()
 
 _HARMLESS = """
 _attn_implementation _attn_implementation_autoset _commit_hash _name_or_path architectures attn_implementation
-attribute_map auto_map bad_words_ids begin_suppress_tokens bos_token_id chunk_size_feed_forward decoder_start_token_id
-diversity_penalty do_sample dtype early_stopping encoder_no_repeat_ngram_size eos_token_id
+attribute_map auto_map bad_words_ids begin_suppress_tokens bos_token_id cache_implementation chunk_size_feed_forward
+decoder_start_token_id diversity_penalty do_sample dtype early_stopping encoder_no_repeat_ngram_size eos_token_id
 exponential_decay_length_penalty finetuning_task forced_bos_token_id forced_eos_token_id gradient_checkpointing
 id2label initializer_range keys_to_ignore_at_inference label2id length_penalty max_length min_length model_name
 model_type name_or_path no_repeat_ngram_size num_beam_groups num_beams num_labels num_return_sequences
@@ -30,6 +30,7 @@ torchscript transformers_version typical_p unk_token_id unsloth_fixed unsloth_ve
 HARMLESS = frozenset(_HARMLESS.split())
 """Keys that say how to generate, train, label or print, not what the model computes."""
 TOKEN_IDS = frozenset(key for key in HARMLESS if key.endswith("_token_id"))
+QUANTIZED = "quantization_config"
 MOVED = {
     "rope_theta": "newer files keep it in 'rope_parameters': blockzoo_blocks.positions.rope_json.read_rope reads either"
 }
@@ -147,6 +148,11 @@ class ConfigJSON:
             for key, value in self.values.items()
             if key not in self.seen and key not in HARMLESS and value not in (None, False, 0, "", [], {})
         )
+        if QUANTIZED in unknown:  # its name is none that may be removed
+            unknown.remove(QUANTIZED)
+            self.problem(
+                QUANTIZED, "says that the weights are quantized, in a way that is not read: take those that are not"
+            )
         if unknown:
             self.problems.append(
                 f"{self.where}: keys that blockzoo does not know: {', '.join(map(_shown, unknown[:20]))};"
@@ -165,12 +171,13 @@ class ConfigJSON:
         raise CheckpointError("\n".join(self.problems))
 
     def _expected(self, names: Sequence[str], value: object, what: str) -> None:
-        given = any(self.values.get(name) is not None for name in names)
+        given = next((name for name in names if self.values.get(name) is not None), None)
         if value is REQUIRED:
             hint = f"; {MOVED[names[0]]}" if names[0] in MOVED else ""
             self.problem(names[0], f"is missing{hint}")
         elif given or not self.problems:  # else a default that follows from what is wrong already
-            self.problem(names[0], f"is {_shown(value)}; it must be {what}")
+            left_out = "" if given else ", as it is left out"
+            self.problem(given or names[0], f"is {_shown(value)}{left_out}; it must be {what}")
 
 
 def _shown(value: object) -> str:

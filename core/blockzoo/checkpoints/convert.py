@@ -14,6 +14,7 @@ from torch import Tensor
 
 from blockzoo.accounting import parameters_of
 from blockzoo.blocks import QuantizerConfig
+from blockzoo.checkpoints.beside import files_beside
 from blockzoo.checkpoints.filling import Progress, silent
 from blockzoo.checkpoints.keymap import Entry, Target
 from blockzoo.checkpoints.load import Opened, check_shapes, kept_beside, open_checkpoint
@@ -21,7 +22,7 @@ from blockzoo.checkpoints.places import WEIGHTS_AT_ONCE
 from blockzoo.checkpoints.safetensors_io import Planned
 from blockzoo.checkpoints.save import SHARD_BYTES, contents, counted, plan, write_checkpoint
 from blockzoo.checkpoints.tensors import wanted
-from blockzoo.checkpoints.values import check_values
+from blockzoo.checkpoints.values import check_range, check_values
 from blockzoo.checkpoints.witness import Witness
 from blockzoo.config.schema import ModelConfig
 from blockzoo.errors import CheckpointError
@@ -49,13 +50,15 @@ def convert(
     shard_bytes: int = SHARD_BYTES,
     progress: Progress = silent,
 ) -> ModelConfig:
-    """Write a checkpoint folder's weights in another layout, as loading and saving a model would; its config.
+    """Write a checkpoint folder in another layout, as loading and saving a model would, its tokenizer too; its config.
 
     ``dtype``: of the floats, or "stored". ``change``: the config with other quantizers; weights are packed, unpacked
     or packed anew as it says. Memory is a few stored tensors. Raises CheckpointError before a weight is read where the
-    layout can't say the model, the disk is too small, or the folder doesn't fit its config; and on the way for values
-    that are no weights. The folder appears whole or not at all, once it has been read again and found the same.
+    layout can't say the model, the disk is too small, the folder doesn't fit its config, or what is beside the weights
+    can't be copied; and on the way for values that are no weights. The folder appears whole or not at all, once it has
+    been read again and found the same.
     """
+    beside = files_beside(folder)
     opened = open_checkpoint(folder, registry=registry, overrides=overrides)
     config = change(opened.config)
     check_shapes(opened.source.config, config)
@@ -71,7 +74,8 @@ def convert(
         again = open_checkpoint(new, registry=registry)
         witness.compare(Path(destination), Converted(again, again.config, "stored"))
 
-    write_checkpoint(destination, text, counted([planned(entry) for entry in entries], progress), shard_bytes, check)
+    tensors = counted([planned(entry) for entry in entries], progress)
+    write_checkpoint(destination, {**text, **beside}, tensors, shard_bytes, check)
     return config
 
 
@@ -105,8 +109,11 @@ class Converted:
         if target.name in self._packed_before:
             return self._floats(target, self.dtype)
         if quantizer is None or quantizer == self._packed_before.get(weight):
-            value = self._stored(target)
-            return value.to(self.dtype_of(target.name)) if self._was[target.name].dtype is None else value
+            value, dtype = self._stored(target), self.dtype_of(target.name)
+            if self._was[target.name].dtype is not None:
+                return value
+            check_range(value, dtype, f"{self._opened.source.folder}: '{target.name}'")
+            return value.to(dtype)
         return self._repacked(Target(weight, target.row), quantizer)[part]
 
     def _repacked(self, weight: Target, quantizer: QuantizerConfig) -> dict[str, Tensor]:
@@ -163,7 +170,7 @@ class Converted:
         while self._read and len(self._read) >= READ_AT_ONCE:
             self._read.popitem(last=False)
         stored = self._opened.stored[entry.stored]
-        views = entry.views(stored.read())
+        views = entry.parts(stored.read())
         for target, view in zip(entry.targets, views, strict=True):
             weight, _, part = target.name.rpartition(".")
             check_values(view, stored, self._packed_before.get(weight), part)

@@ -118,5 +118,8 @@ def _copy(entry: Entry, source: StoredTensor, places: Places) -> None:
         return
     whole = source.read()
     for target, view in zip(entry.targets, entry.views(whole), strict=True):
-        places.check(target, view, source)
-        places.put(target, view)
+        row = 0
+        for rows in view if entry.groups > 1 else (view,):
+            places.check(target, rows, source)
+            places.put(target, rows, row)
+            row += len(rows)

@@ -34,12 +34,18 @@ def path_in(folder: Path, name: str) -> Path:
         path = (root / name).resolve(strict=True)
         kind = path.stat().st_mode
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of symlinks
-        raise CheckpointError(f"{folder / name}: can't be opened ({_reason(error)})") from error
+        link = "; it is a link: copy the file in, or remove the link" if (root / name).is_symlink() else ""
+        raise CheckpointError(f"{folder / name}: can't be opened ({_reason(error)}){link}") from error
     if path.parent != root and not _is_blob(path, root):
         raise CheckpointError(f"{folder / name}: is a link out of the folder; copy the file in if you trust it")
     if not stat.S_ISREG(kind):
         raise CheckpointError(f"{folder / name}: is no regular file")
     return path
+
+
+def holds(folder: Path, name: str) -> bool:
+    """Whether a folder has an entry of that name: also a link to nothing, which is an error and no absent file."""
+    return os.path.lexists(folder / name)
 
 
 def _is_plain(name: str) -> bool:
@@ -60,13 +66,18 @@ def open_file(path: Path) -> BinaryIO:
     return os.fdopen(number, "rb")
 
 
-def read_json(folder: Path, name: str, limit: int = CONFIG_BYTES) -> dict[str, Any]:
-    """One JSON object, at most ``limit`` bytes, without repeated keys, NaN or infinity."""
-    path = path_in(folder, name)
-    with open_file(path) as file:
+def read_bytes(folder: Path, name: str, limit: int) -> bytes:
+    """A file of the folder, at most ``limit`` bytes."""
+    with open_file(path_in(folder, name)) as file:
         data = file.read(limit + 1)
     if len(data) > limit:
         raise CheckpointError(f"{folder / name}: is larger than {limit} bytes")
+    return data
+
+
+def read_json(folder: Path, name: str, limit: int = CONFIG_BYTES) -> dict[str, Any]:
+    """One JSON object, at most ``limit`` bytes, without repeated keys, NaN or infinity."""
+    data = read_bytes(folder, name, limit)
     try:
         return strict_json.parse(data)
     except ValueError as error:
@@ -126,7 +137,7 @@ def _indexed(folder: Path, index: str) -> dict[str, StoredTensor]:
     shard_of = shards_of(folder, index)
     found: dict[str, StoredTensor] = {}
     shards = sorted(set(shard_of.values()))
-    absent = [shard for shard in shards if _is_plain(shard) and not os.path.lexists(folder / shard)]
+    absent = [shard for shard in shards if _is_plain(shard) and not holds(folder, shard)]
     if absent:
         head = f"{where}: {len(absent)} of its {len(shards)} files are not there; was the download cut off?"
         raise CheckpointError("\n".join([head, *shortened(absent)]))

@@ -13,25 +13,26 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import prod
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from blockzoo.blocks import BlockConfig
 from blockzoo.checkpoints.folder import shortened
-from blockzoo.checkpoints.safetensors_io import StoredTensor
 from blockzoo.errors import CheckpointError
 
-FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 ROW = "[{expert}]"
 
 
 class Want(NamedTuple):
-    """What a model has under a canonical name. ``dtype`` None: any float."""
+    """What a model has under a canonical name. ``dtype`` None: any float. ``block``: the mixer or ffn that it is of,
+    every option written out.
+    """
 
     shape: tuple[int, ...]
     dtype: torch.dtype | None
+    block: BlockConfig | None = None
 
 
 Wants = Mapping[str, Want]
@@ -53,10 +54,13 @@ class Target(NamedTuple):
 
 @dataclass(frozen=True)
 class Rule:
-    """One stored tensor <-> the canonical ones in it. Raises TypeError for a string in place of their tuple.
+    """One stored tensor <-> the canonical ones in it. Raises TypeError for a string in place of their tuple, and for
+    two ways to lie.
 
     ``transposed``: its last two axes are swapped. Where it holds several, they lie along ``axis`` (negative,
-    counted after the swap): one after the other, or interleaved (even rows the first, odd rows the second).
+    counted after the swap): one after the other, or interleaved (even rows the first, odd rows the second), or
+    in ``groups``: an equal share of the first, one of the second and so on, then the next shares. Their number, or
+    the option of the block that says it; groups are of rows, the first axis of the canonical tensors.
     """
 
     stored: str
@@ -64,10 +68,13 @@ class Rule:
     transposed: bool = False
     axis: int = -1
     interleaved: bool = False
+    groups: int | str = 1
 
     def __post_init__(self) -> None:
         if isinstance(self.canonical, str):  # it would be taken for a tuple of letters
             raise TypeError(f"the rule '{self.stored}': canonical is a tuple: write (\"{self.canonical}\",)")
+        if self.interleaved and self.groups != 1:
+            raise TypeError(f"the rule '{self.stored}': interleaved is row by row; leave it out, or groups")
 
     @property
     def plain(self) -> bool:
@@ -83,11 +90,16 @@ class Rule:
             shape[-1], shape[-2] = shape[-2], shape[-1]
         return tuple(shape)
 
-    def views(self, stored: Tensor, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
-        """The parts of a stored tensor, one for each canonical tensor, sharing its memory."""
+    def views(self, stored: Tensor, shapes: Sequence[tuple[int, ...]], groups: int = 1) -> list[Tensor]:
+        """The parts of a stored tensor, one for each canonical tensor, sharing its memory.
+
+        ``groups``: how many there are. Of several, a part's rows are two axes: (groups, rows of each).
+        """
         whole = stored.transpose(-1, -2) if self.transposed else stored
         if len(shapes) == 1:
             return [whole]
+        if groups > 1:
+            return list(whole.unflatten(0, (groups, -1)).split([shape[0] // groups for shape in shapes], dim=1))
         if self.interleaved:
             return [whole[_along(self.axis, slice(i, None, len(shapes)))] for i in range(len(shapes))]
         return list(whole.split([shape[self.axis] for shape in shapes], dim=self.axis))
@@ -112,13 +124,18 @@ class Entry:
     targets: tuple[Target, ...]
     shapes: tuple[tuple[int, ...], ...]
     dtype: torch.dtype | None
+    groups: int = 1
 
     @property
     def shape(self) -> tuple[int, ...]:
         return self.rule.stored_shape(self.shapes)
 
     def views(self, stored: Tensor) -> list[Tensor]:
-        return self.rule.views(stored, self.shapes)
+        return self.rule.views(stored, self.shapes, self.groups)
+
+    def parts(self, stored: Tensor) -> list[Tensor]:
+        """The views in the shapes of the canonical tensors: those in groups are copied."""
+        return [view.reshape(shape) for view, shape in zip(self.views(stored), self.shapes, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -227,7 +244,26 @@ def _apply(rule: Rule, wanted: Mapping[str, Want], layer: int, prefix: str) -> I
         targets = tuple(Target(name, row) for name in names)
         shapes = tuple(target.shape(want) for target, want in zip(targets, wants, strict=True))
         stored = rule.stored.format(layer=layer, expert=row, prefix=prefix)
-        yield Entry(stored, rule, targets, shapes, wants[0].dtype)
+        groups = _groups(rule, dict(zip(names, shapes, strict=True)), wants[0].block)
+        yield Entry(stored, rule, targets, shapes, wants[0].dtype, groups)
+
+
+def _groups(rule: Rule, shapes: Mapping[str, tuple[int, ...]], block: BlockConfig | None) -> int:
+    """In how many groups tensors of these shapes lie. Raises CheckpointError where they can't."""
+    if rule.groups == 1 or len(shapes) == 1:
+        return 1
+    options = {name: value for name, value in (block or ()) if type(value) is int}
+    count = options.get(rule.groups, 0) if isinstance(rule.groups, str) else rule.groups
+    where = f"the rule '{rule.stored}': groups={rule.groups!r}"
+    if count < 1:
+        known = f"{type(block).__name__} has {', '.join(options)}" if options else f"'{next(iter(shapes))}' has none"
+        raise CheckpointError(f"{where}: must be 1 or more, or the name of a number among the block's options: {known}")
+    for name, shape in shapes.items():
+        if len(shape) != -rule.axis:
+            raise CheckpointError(f"{where}: groups are of rows, and '{name}' is {shape}: say axis={-len(shape)}")
+        if shape[0] % count:
+            raise CheckpointError(f"{where}: '{name}' is {shape}, whose {shape[0]} rows are no multiple of {count}")
+    return count
 
 
 def _matches(template: str, name: str, prefix: str) -> bool:
@@ -237,49 +273,3 @@ def _matches(template: str, name: str, prefix: str) -> bool:
         return name == before
     number = name[len(before) : len(name) - len(after)]
     return name == f"{before}{number}{after}" and number.isdecimal()
-
-
-def check(
-    entries: Sequence[Entry], stored: Mapping[str, StoredTensor], where: str, allowed: Sequence[str] = ()
-) -> None:
-    """Each stored tensor used exactly once, with its shape and kind of dtype; ``allowed`` are extra and known.
-
-    Raises CheckpointError with everything that is wrong, at once.
-    """
-    expected = {entry.stored: entry for entry in entries}
-    missing = [name for name in expected if name not in stored]
-    unknown = sorted(set(stored) - set(expected) - set(allowed))
-    wrong = []
-    for name, entry in expected.items():
-        tensor = stored.get(name)
-        if tensor is None:
-            continue
-        if tensor.shape != entry.shape:
-            wrong.append(f"'{name}' has shape {tensor.shape}, the config wants {entry.shape}")
-        if tensor.dtype not in (FLOATS if entry.dtype is None else (entry.dtype,)):
-            kind = "a float" if entry.dtype is None else str(entry.dtype).removeprefix("torch.")
-            wrong.append(f"'{name}' is {str(tensor.dtype).removeprefix('torch.')}, the config wants {kind}")
-    if missing or unknown or wrong:
-        said = [
-            *shortened([f"missing: '{name}' {tuple(expected[name].shape)}" for name in missing]),
-            *shortened([f"not known in this layout: '{name}'" for name in unknown]),
-            *shortened(wrong),
-            *_prefixed(missing, unknown),
-        ]
-        raise CheckpointError("\n".join([f"{where}: does not fit its config:", *said]))
-
-
-def _prefixed(missing: Sequence[str], unknown: Sequence[str]) -> list[str]:
-    """What stands before every missing key, in words, where all of them are there but for that."""
-    there = set(unknown)
-    before = [name.removesuffix(missing[0]) for name in unknown if missing and name.endswith(f".{missing[0]}")]
-    found = [prefix for prefix in before if all(prefix + name in there for name in missing)]
-    return [f"every missing one is there with '{prefix}' before its name: take that off" for prefix in found[:1]]
-
-
-def check_size(wanted: Mapping[str, Want], stored: Mapping[str, StoredTensor], where: str) -> None:
-    """Refuse a config that promises far more than the files hold before anything is listed tensor by tensor."""
-    promised = sum(prod(want.shape) for want in wanted.values())
-    held = sum(prod(tensor.shape) for tensor in stored.values())
-    if promised > 2 * held + 2**20:
-        raise CheckpointError(f"{where}: its config describes {promised:,} weights, its files hold {held:,}")

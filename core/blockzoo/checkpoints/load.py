@@ -20,14 +20,17 @@ from blockzoo.checkpoints import hub
 from blockzoo.checkpoints.config_json import TOKEN_IDS
 from blockzoo.checkpoints.family import Family
 from blockzoo.checkpoints.filling import Filled, Mapped, Progress, fill, silent
-from blockzoo.checkpoints.folder import name_of, path_in, read_config_json, read_json, shortened, stored_tensors
-from blockzoo.checkpoints.keymap import Entry, check, check_size, identity
+from blockzoo.checkpoints.fitting import check, check_size
+from blockzoo.checkpoints.folder import holds, name_of, path_in, read_config_json, read_json, shortened, stored_tensors
+from blockzoo.checkpoints.keymap import Entry, identity
 from blockzoo.checkpoints.places import Places
 from blockzoo.checkpoints.safetensors_io import StoredTensor
 from blockzoo.checkpoints.tensors import wanted
 from blockzoo.checkpoints.variants import keys_behind
-from blockzoo.config import load_config
+from blockzoo.config import load_config, read_yaml
+from blockzoo.config.node import shown
 from blockzoo.config.schema import ModelConfig
+from blockzoo.config.shipped import is_path
 from blockzoo.errors import CheckpointError, ConfigError, InputError, Problem
 from blockzoo.memory_plan import check_mapped_table
 from blockzoo.model import Decoder
@@ -81,10 +84,12 @@ def read_config(
 
 def recognize(folder: Path, *, registry: Registry, overrides: Mapping[str, object] | None = None) -> Source:
     """Which layout a folder is in, and its config. Raises CheckpointError or ConfigError where none fits."""
-    if (folder / NATIVE_CONFIG).exists():
-        return Source(folder, load_config(path_in(folder, NATIVE_CONFIG), overrides, registry=registry), None, "native")
-    if not (folder / "config.json").exists():
-        raise CheckpointError(f"{folder}: holds neither {NATIVE_CONFIG} nor config.json{_meant(folder)}")
+    if holds(folder, NATIVE_CONFIG):
+        file = path_in(folder, NATIVE_CONFIG)
+        _need_no_other_file(file)
+        return Source(folder, load_config(file, overrides, registry=registry), None, "native")
+    if not holds(folder, "config.json"):
+        raise CheckpointError(f"{folder}: holds neither {NATIVE_CONFIG} nor config.json{meant(folder)}")
     values = read_config_json(folder)
     family, name = _claimed(folder, values, registry)
     read = family.layouts[name].read_config
@@ -99,7 +104,15 @@ def recognize(folder: Path, *, registry: Registry, overrides: Mapping[str, objec
         raise ConfigError(problems) from error
 
 
-def _meant(folder: Path) -> str:
+def _need_no_other_file(config: Path) -> None:
+    """A checkpoint may come from strangers, who have no business with files outside of it."""
+    extends = read_yaml(config).get("extends")
+    if extends is not None and isinstance(extends.value, str) and is_path(extends.value):
+        why = f"found {shown(extends)}: a checkpoint extends no other file; write what it says here, or a shipped name"
+        raise ConfigError([Problem(str(extends.place), f"extends: {why}")])
+
+
+def meant(folder: Path) -> str:
     """Which folder was meant, in words: one inside, or, by those of a run's steps, its trained model."""
     steps = "checkpoints"
     run = {folder.parent.name: folder.parent.parent, folder.name: folder.parent}.get(steps, folder)
@@ -206,7 +219,7 @@ def _say_what_was_read(source: Source, filled: Filled) -> None:
 
 def kept_beside(folder: Path) -> dict[str, dict[str, Any]]:
     """By file, what saving again must not lose though the model doesn't compute with it."""
-    there = {name: read_json(folder, name) for name in ("config.json", GENERATION) if (folder / name).exists()}
+    there = {name: read_json(folder, name) for name in ("config.json", GENERATION) if holds(folder, name)}
     if "config.json" in there:
         there["config.json"] = {key: value for key, value in there["config.json"].items() if key in TOKEN_IDS}
     return there

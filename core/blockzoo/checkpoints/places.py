@@ -11,7 +11,7 @@ from blockzoo.accounting import parameters_of
 from blockzoo.blocks import QuantizerConfig
 from blockzoo.checkpoints.keymap import Target, Want
 from blockzoo.checkpoints.safetensors_io import StoredTensor
-from blockzoo.checkpoints.values import check_values
+from blockzoo.checkpoints.values import check_range, check_values
 from blockzoo.errors import CheckpointError
 from blockzoo.model import Decoder
 from blockzoo.quantization import packed_names
@@ -76,10 +76,12 @@ class Places:
         self._set(target.name, values)
 
     def check(self, target: Target, values: Tensor, stored: StoredTensor) -> None:
-        """Raise CheckpointError where values of a stored tensor are no weights."""
+        """Raise CheckpointError where values of a stored tensor are no weights, or none in the dtype of their place."""
         weight, _, part = target.name.rpartition(".")
         quantizer = self._quantizers.get(weight) if target.name in self._stored else None
         check_values(values, stored, quantizer, part)
+        if target.name in self._live and not self._keep_dtypes:
+            check_range(values, self._live[target.name].dtype, f"{stored.path}: tensor '{stored.name}'")
 
     def finish(self) -> None:
         assert not self._gathered, sorted(self._gathered)

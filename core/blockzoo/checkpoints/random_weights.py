@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from blockzoo.accounting import account
+from blockzoo.checkpoints.beside import files_beside
 from blockzoo.checkpoints.filling import Progress, silent
 from blockzoo.checkpoints.keymap import Target
+from blockzoo.checkpoints.load import kept_beside
 from blockzoo.checkpoints.save import SHARD_BYTES, contents, counted, plan, write_checkpoint
 from blockzoo.config.schema import ModelConfig
 from blockzoo.initialization import CONSTANT, draw, seed_of, std_of
@@ -34,18 +36,21 @@ def write_random(
     seed: int = 0,
     dtype: torch.dtype = torch.bfloat16,
     shard_bytes: int = SHARD_BYTES,
+    source: Path | None = None,
     progress: Progress = silent,
 ) -> int:
     """Write random weights in a layout: packed where a quantizer is, ``dtype`` elsewhere. Returns the weights' bytes.
 
-    ``progress(done, total)`` is told bytes. Memory is one stored tensor and the part of it being drawn. Raises what
-    ``save_pretrained`` raises, and CheckpointError where the disk is too small; the folder appears whole or not at all.
+    ``source``: a folder whose tokenizer and ids of special tokens come along. ``progress(done, total)`` is told bytes.
+    Memory is one stored tensor and the part of it being drawn. Raises what ``save_pretrained`` raises, and
+    CheckpointError where the disk is too small; the folder appears whole or not at all.
     """
-    entries, text = contents(config, layout, dtype, registry=registry)
+    kept, beside = ({}, {}) if source is None else (kept_beside(source), files_beside(source))
+    entries, text = contents(config, layout, dtype, kept=kept, registry=registry)
     drawn = RandomTensors(config, seed, dtype)
     planned = [plan(entry, dtype, drawn) for entry in entries]
     total = sum(one.nbytes for one in planned)
-    write_checkpoint(folder, text, counted(planned, progress), shard_bytes)
+    write_checkpoint(folder, {**text, **beside}, counted(planned, progress), shard_bytes)
     return total
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from blockzoo.checkpoints.atomic import check_room, new_folder, write_file
+from blockzoo.checkpoints.end_tokens import how_to_generate
 from blockzoo.checkpoints.family import Family, Layout, differences
 from blockzoo.checkpoints.filling import Progress
 from blockzoo.checkpoints.folder import shortened
@@ -73,8 +74,8 @@ def contents(
     file, what a checkpoint that it was loaded from says beside the model. Raises CheckpointError if the layout can't
     say what the model is.
     """
-    beside = {GENERATION: _text(kept[GENERATION])} if GENERATION in kept else {}
     if layout == "native":
+        beside = _beside(kept, config_has_ids=False)
         return identity(wanted(config)), {NATIVE_CONFIG: dump_yaml(config, registry), **beside}
     chosen = _layout(config, layout, registry)
     values = _config_json(config, chosen, registry)
@@ -82,7 +83,12 @@ def contents(
         values |= {"dtype": str(dtype).removeprefix("torch."), **kept.get("config.json", {})}
     prefix = prefix if prefix in chosen.keys.prefixes else None
     entries = chosen.keys.entries(wanted(config), prefix, partial(_samples, chosen, registry))
-    return entries, {"config.json": _text(values), **beside}
+    return entries, {"config.json": _text(values), **_beside(kept, config_has_ids=chosen.typed)}
+
+
+def _beside(kept: Mapping[str, Mapping[str, Any]], *, config_has_ids: bool) -> dict[str, str]:
+    generation = how_to_generate(kept, config_has_ids=config_has_ids)
+    return {} if generation is None else {GENERATION: _text(generation)}
 
 
 def _samples(layout: Layout, registry: Registry) -> list[Wants]:
@@ -121,15 +127,15 @@ def counted(planned: Sequence[Planned], progress: Progress) -> list[Planned]:
 
 def write_checkpoint(
     folder: str | Path,
-    text: dict[str, str],
+    text: Mapping[str, str | bytes],
     planned: Sequence[Planned],
     shard_bytes: int,
     check: Callable[[Path], None] = lambda new: None,
 ) -> None:
-    """Write a folder, whole or not at all. ``check`` is given it before it takes its place. Raises CheckpointError for
-    one that holds other files, and where it does not fit on the disk.
+    """Write a folder, whole or not at all. ``text``: its other files, by name; ``check`` is given it before it takes
+    its place. Raises CheckpointError for one that holds other files, and where it does not fit on the disk.
     """
-    check_room(Path(folder), sum(p.nbytes for p in planned))
+    check_room(Path(folder), sum(p.nbytes for p in planned) + sum(map(len, text.values())))
     with new_folder(Path(folder), replaceable=lambda name: OURS.fullmatch(name) is not None) as new:
         for name, content in text.items():
             write_file(new / name, content)
@@ -172,5 +178,5 @@ def _produce(entry: Entry, dtype: torch.dtype, made: Callable[[Target], Tensor])
         return made(entry.targets[0])
     whole = torch.empty(entry.shape, dtype=dtype)
     for target, view in zip(entry.targets, entry.views(whole), strict=True):
-        view.copy_(made(target))
+        view.copy_(made(target).reshape(view.shape))  # of groups, one axis more
     return whole

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from blockzoo.accounting import account, parameters_of
+from blockzoo.blocks import BlockConfig
 from blockzoo.checkpoints.keymap import Want
 from blockzoo.config.schema import ModelConfig
 from blockzoo.model import Decoder
@@ -21,14 +22,26 @@ def wanted(config: ModelConfig) -> dict[str, Want]:
     """
     cost = account(config, context=1).cost
     packed = packed_names(config, cost.parameters)
+    blocks = _blocks(config)
     found: dict[str, Want] = {}
     for name, parameter in {**cost.parameters, **cost.buffers}.items():
+        block = blocks.get(".".join(name.split(".")[:3]))
         if name in packed:
             parts = packed[name].tensors(parameter.shape)
-            found.update({f"{name}.{part}": Want(t.shape, t.dtype) for part, t in parts.items()})
+            found.update({f"{name}.{part}": Want(t.shape, t.dtype, block) for part, t in parts.items()})
         else:
-            found[name] = Want(parameter.shape, None)
+            found[name] = Want(parameter.shape, None, block)
     return found
+
+
+def _blocks(config: ModelConfig) -> dict[str, BlockConfig]:
+    """The mixers and ffns by what their tensors' names begin with."""
+    return {
+        f"layers.{number}.{slot}": block
+        for number, layer in enumerate(config.explicit().layers)
+        for slot, block in (("mixer", layer.mixer), ("ffn", layer.ffn))
+        if block is not None
+    }
 
 
 class Tensors:

@@ -1,4 +1,6 @@
-"""Which values a checkpoint may not hold: NaN, and what a quantizer calls invalid."""
+"""Which values a checkpoint may not hold: NaN, infinity in a matrix, what a quantizer calls invalid; and what a dtype
+can't.
+"""
 
 from __future__ import annotations
 
@@ -24,23 +26,43 @@ INFINITY = {
 def check_values(values: Tensor, stored: StoredTensor, quantizer: QuantizerConfig | None, part: str) -> None:
     """Raise CheckpointError for values that are no weights. ``quantizer``: whose packed tensor ``part`` they are of."""
     reason = None if quantizer is None else quantizer.invalid(part, values)
-    if reason is None and any(map(has_nan, _pieces(values))):
-        reason = "has NaN in it"
+    if reason is None and values.dtype in INFINITY and values.numel():
+        most, infinity = max(map(greatest, _pieces(values))), INFINITY[values.dtype][1]
+        if most > infinity:
+            reason = "has NaN in it"
+        elif (
+            most == infinity and len(stored.shape) > 1
+        ):  # a vector may: a sink or a router's bias of -inf takes no part
+            reason = "has infinity in it, and is no vector"
     if reason is not None:
         raise CheckpointError(f"{stored.path}: tensor '{stored.name}' {reason}")
 
 
-def has_nan(values: Tensor) -> bool:
-    """Whether a tensor on the CPU has a NaN: by the greatest of its bits, as numbers with a sign and without one.
+def greatest(values: Tensor) -> int:
+    """The bits, without the sign, of the greatest magnitude on the CPU, NaN above infinity.
 
-    Two maxima are four times as fast as a mask of NaNs, and need no memory.
+    Two maxima of the bits, as numbers with a sign and without one, are four times as fast as a mask, and need no
+    memory.
     """
-    if values.dtype not in INFINITY or not values.numel():
-        return False
-    integer, infinity = INFINITY[values.dtype]
+    integer, _ = INFINITY[values.dtype]
     bits = values.view(integer).numpy()  # NumPy: not torch's threads, as several readers look at once
     sign = torch.iinfo(integer).max + 1
-    return int(bits.max()) > infinity or int(bits.view(f"u{bits.itemsize}").max()) > sign + infinity
+    return max(int(bits.max()), int(bits.view(f"u{bits.itemsize}").max()) - sign)
+
+
+def check_range(values: Tensor, dtype: torch.dtype, name: str) -> None:
+    """Raise CheckpointError where one of these finite floats is infinite in ``dtype``. ``name``: what they are of."""
+    if not (dtype.is_floating_point and values.is_floating_point() and values.numel()):
+        return
+    most = torch.finfo(dtype).max
+    if most >= torch.finfo(values.dtype).max:
+        return
+    for piece in _pieces(values):
+        size = piece.abs()
+        size = torch.where(size.isinf(), 0, size).max()
+        if size > most:
+            short = str(dtype).removeprefix("torch.")
+            raise CheckpointError(f"{name} has {size:g}, and {short} ends at {most:g}: say bfloat16 or float32")
 
 
 def _pieces(values: Tensor) -> Iterator[Tensor]:

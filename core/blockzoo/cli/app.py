@@ -42,6 +42,8 @@ USERS_TO_FIX = frozenset(
         "ELOOP",
     ]
 )
+LONGEST = 4000
+"""Characters of a line of a message: names come from files, and may be of any length."""
 # typer uses the installed click or carries one of its own, by its version: this is the base of that click's errors
 ClickError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
 
@@ -214,4 +216,8 @@ def _explained(error: Exception) -> Exception:
 
 
 def _say(*parts: str) -> None:
-    print("blockzoo: " + ": ".join(part for part in parts if part), file=sys.stderr, flush=True)
+    from blockzoo.cli.output import cleaned
+
+    text = cleaned(": ".join(part for part in parts if part))
+    lines = [line if len(line) <= LONGEST else f"{line[:LONGEST]}..." for line in text.splitlines()]
+    print("blockzoo: " + "\n".join(lines), file=sys.stderr, flush=True)

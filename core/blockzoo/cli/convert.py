@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -91,7 +92,6 @@ def _convert(
             change=lambda config: quantized(config, quantizers),
             progress=progress,
         )
-    _copy_beside(folder, destination)
     note(f"{destination}: {config.name} in layout {to}")
 
 
@@ -107,6 +107,7 @@ def _random(
 ) -> None:
     import torch
 
+    from blockzoo.checkpoints.beside import names_beside
     from blockzoo.checkpoints.random_weights import write_random
     from blockzoo.cli.bar import megabytes
     from blockzoo.cli.opening import folder_of_run
@@ -119,6 +120,8 @@ def _random(
     _check_apart(Path(source), destination)
     config = quantized(read_model(source, registry, settings), quantizers_of(source, quantize, registry, settings))
     layout = to or ("native" if config.family is None else "hf")
+    name = tokenizer_name(config, registry=registry)
+    folder = next((Path(ref) for ref in (source, name) if Path(ref).is_dir()), None)
     with megabytes(config.name) as progress:
         written = write_random(
             config,
@@ -127,28 +130,15 @@ def _random(
             layout=layout,
             seed=seed,
             dtype=torch.bfloat16 if dtype == "stored" else getattr(torch, dtype),
+            source=folder,
             progress=progress,
         )
-    name = tokenizer_name(config, registry=registry)
-    folder = next((Path(ref) for ref in (source, name) if Path(ref).is_dir()), None)
-    copied = [] if folder is None else _copy_beside(folder, destination)
+    copied = [] if folder is None else names_beside(folder)
     said = f"with {', '.join(copied)}" if copied else f"no tokenizer files are written: its tokenizer is '{name}'"
     note(f"{destination}: random weights of {config.name} in layout {layout}, {gigabytes(written)}; {said}")
 
 
 def _check_apart(source: Path, destination: Path) -> None:
-    if source.exists() and destination.resolve() == source.resolve():  # a config's name is no folder
+    there = os.path.exists(source) and os.path.exists(destination)  # a config's name is no folder
+    if there and os.path.samefile(source, destination):
         raise InputError(f"{destination}: is the source; choose another folder")
-
-
-def _copy_beside(folder: Path, destination: Path) -> list[str]:
-    """Copy what a checkpoint has beside its weights; the names of what was there."""
-    from blockzoo.checkpoints import hub
-    from blockzoo.checkpoints.atomic import write_file
-    from blockzoo.checkpoints.folder import open_file, path_in
-
-    there = [name for name in (*hub.TOKENIZER, "generation_config.json") if (folder / name).exists()]
-    for name in there:
-        with open_file(path_in(folder, name)) as file:
-            write_file(destination / name, file.read())
-    return there

@@ -226,10 +226,13 @@ class _Converter(TreeBuilder):
         if kind in ("int", "float") and len(text) > MAX_DIGITS:
             self.problems.add(place, path, f"a number of {len(text)} characters")
             return 0
-        if kind == "int":
-            return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
-        if kind == "float":
-            return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+        try:
+            if kind == "int":
+                return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
+            if kind == "float":
+                return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+        except ValueError:
+            return text  # a number by its tag alone, which is refused already
         return text
 
     def _place(self, node: yaml.Node) -> Place:

@@ -56,9 +56,17 @@ class Sampler:
         return probabilities
 
     def __call__(self, logits: Tensor, generators: Sequence[torch.Generator]) -> list[int]:
-        """One token for each row of logits (B, V); each row draws from its own generator, on the CPU."""
+        """One token for each row of logits (B, V); each row draws from its own generator, on the CPU. Raises
+        InputError for logits that are no numbers.
+        """
+        greatest = logits[:, : self.n_tokens].max(-1)  # argmax takes three to five times as long
+        if not greatest.values.isfinite().all():
+            raise InputError(
+                f"the model's logits are {float(greatest.values.sum())}: weights of no sense, or too large for"
+                f" {str(logits.dtype).removeprefix('torch.')}; try float32"
+            )
         if self.temperature == 0:
-            return logits[:, : self.n_tokens].max(-1).indices.tolist()  # argmax takes three to five times as long
+            return greatest.indices.tolist()
         rows = self.probabilities(logits).cpu()
         return [int(row.multinomial(1, generator=one)) for row, one in zip(rows, generators, strict=True)]
 

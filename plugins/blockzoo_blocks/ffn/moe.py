@@ -3,7 +3,8 @@
 A router scores all experts for each token; the top k compute, and their outputs are added by weight. The weights are
 the one thing families disagree on (see Router). The balance loss is that of Switch (Fedus et al. 2021,
 arXiv:2101.03961): n_experts * sum over experts of load * mean probability, 1 when even. Shared experts (DeepSeekMoE,
-arXiv:2401.06066) are one more ffn that every token passes.
+arXiv:2401.06066) are one more ffn that every token passes, in Qwen1.5-MoE and Qwen3-Next times the sigmoid of a logit
+of the token's: a router of one expert.
 
 Axes: N tokens (batch and time flattened), E experts, K top_k, D d_model.
 """
@@ -62,6 +63,10 @@ class RouterConfig(BaseModel):
             yield "top_groups", f"{self.top_groups} of {self.groups} groups of {size} experts can't give top_k {top_k}"
 
 
+ONE_EXPERT = RouterConfig(score="sigmoid", weights="all")
+"""How a shared ffn is weighed."""
+
+
 class MoEConfig(FFNConfig):
     """A mixture of experts: a router sends each token to a few of many ffns.
 
@@ -78,6 +83,9 @@ class MoEConfig(FFNConfig):
     expert: FFNConfig = Field(description="what each expert is: an ffn such as glu or mlp")
     router: RouterConfig = Field(RouterConfig(), description="how experts are chosen and weighed")
     shared: FFNConfig | None = Field(None, description="an ffn that every token passes, beside the routed experts")
+    shared_gate: bool = Field(
+        False, description="the shared ffn's output times the sigmoid of one more logit (Qwen1.5-MoE, Qwen3-Next)"
+    )
     balance_loss: NonNegativeFloat = Field(0.0, description="factor on the load-balancing loss in training")
 
     @classmethod
@@ -89,6 +97,7 @@ class MoEConfig(FFNConfig):
             cls(n_experts=5, top_k=1, expert=mlp, router=RouterConfig(bias=True, weights="all"), balance_loss=0.01),
             cls(n_experts=4, top_k=2, expert=mlp, router=RouterConfig(bias=True, weights="chosen")),
             cls(n_experts=4, top_k=3, expert=glu, shared=glu, router=sigmoid),
+            cls(n_experts=4, top_k=2, expert=glu, shared=glu, shared_gate=True),
         ]
 
     def check(self, dims: Dims) -> Iterator[tuple[str, str]]:
@@ -106,12 +115,15 @@ class MoEConfig(FFNConfig):
         yield from ((f"expert.{field}", message) for field, message in self.expert.check(dims))
         if self.shared is not None:
             yield from ((f"shared.{field}", message) for field, message in self.shared.check(dims))
+        elif self.shared_gate:
+            yield "shared_gate", "there is no shared ffn for it to weigh: give shared, or leave shared_gate out"
 
     def build(self, dims: Dims, linear: LinearFactory = nn.Linear) -> MoE:
         return MoE(
             router=Router(dims.d_model, self.n_experts, self.top_k, self.router),
             experts=self.expert.build(dims, linear=partial(ExpertLinear, self.n_experts)),
             shared=None if self.shared is None else self.shared.build(dims),
+            shared_gate=Router(dims.d_model, 1, 1, ONE_EXPERT) if self.shared_gate else None,
             balance_loss=self.balance_loss,
         )
 
@@ -127,6 +139,8 @@ class MoEConfig(FFNConfig):
         cost += Cost(stacked, flops=self.top_k * one.flops)
         if self.router.selection_bias:
             cost += Cost(buffers={"router.selection_bias": Parameter((self.n_experts,), Role.OTHER, init=filled(0.0))})
+        if self.shared_gate:
+            cost += linear_cost(dims.d_model, 1, bias=False, role=Role.ROUTER).under("shared_gate")
         return cost if self.shared is None else cost + self.shared.cost(dims).under("shared")
 
 
@@ -162,11 +176,19 @@ class Router(nn.Linear):
 class MoE(nn.Module):
     """(..., D) -> (..., D), aux: ``balance_loss`` (scalar, already scaled) in training and ``expert_load`` (E,)."""
 
-    def __init__(self, router: Router, experts: nn.Module, shared: nn.Module | None, balance_loss: float) -> None:
+    def __init__(
+        self,
+        router: Router,
+        experts: nn.Module,
+        shared: nn.Module | None,
+        shared_gate: Router | None,
+        balance_loss: float,
+    ) -> None:
         super().__init__()
         self.router = router
         self.experts = experts
         self.shared = shared
+        self.shared_gate = shared_gate
         self.balance_loss = balance_loss
         self.mix = Slot(MIX_EXPERTS)
 
@@ -178,7 +200,8 @@ class MoE(nn.Module):
         run = self.few if phase == "decode" else self.many if phase == "prefill" and narrow else self.added
         out, counts = run(tokens, chosen, weights)
         if self.shared is not None:
-            out = out + self.shared(tokens)[0]
+            y = self.shared(tokens)[0]
+            out = out + (y if self.shared_gate is None else self.mix[phase](y, self.shared_gate(tokens)[1]))
         return out.view_as(x), self.aux(counts, logits)
 
     def added(self, tokens: Tensor, chosen: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:

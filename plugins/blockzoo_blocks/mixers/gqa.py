@@ -2,8 +2,8 @@
 attention (GPT-2), with 1 multi-query attention (Shazeer 2019, arXiv:1911.02150).
 
 Covers GPT-2 (biases, dropout), Qwen3 (QK-norm before rotation), gpt-oss (biases, sinks, windows), Gemma (scale,
-softcap) and OLMo 2 (QK-norm over the whole projection). Reference: Qwen3 and gpt-oss as published. Dropout, where a
-config asks for it, is on attention weights.
+softcap), OLMo 2 (QK-norm over the whole projection) and Command R+ (QK-norm with gains of each head). Reference: Qwen3
+and gpt-oss as published. Dropout, where a config asks for it, is on attention weights.
 
 Axes: B batch, T tokens, H query heads, Hk key heads, S stored keys, Dh head_dim, D d_model.
 """
@@ -71,8 +71,9 @@ class GQAConfig(MixerConfig):
     qk_norm_placement: Literal["before", "after"] = Field(
         "before", description="before or after the position's rotation"
     )
-    qk_norm_over: Literal["head", "projection"] = Field(
-        "head", description="each head by itself, or all heads together"
+    qk_norm_over: Literal["head", "each_head", "projection"] = Field(
+        "head",
+        description="each head by itself, with one gain for all (head) or its own (each_head), or all heads together",
     )
     scale: PositiveFloat | None = Field(None, description="factor on the scores; default: head_dim ** -0.5")
     softcap: PositiveFloat | None = Field(None, description="c: scores become c * tanh(scores / c)")
@@ -86,6 +87,7 @@ class GQAConfig(MixerConfig):
             cls(n_heads=2, head_dim=8, bias=("q", "v"), qk_norm=RMSNormConfig(), softcap=20.0, window=1),
             cls(n_heads=4, qk_norm=LayerNormConfig(), qk_norm_over="projection", scale=0.5, dropout=0.2),
             cls(n_heads=4, qk_norm=RMSNormConfig(), qk_norm_placement="after", sinks=True),
+            cls(n_heads=4, n_kv_heads=2, qk_norm=LayerNormConfig(bias=False), qk_norm_over="each_head"),
         ]
 
     @property
@@ -106,7 +108,13 @@ class GQAConfig(MixerConfig):
     def _normed(self, dims: Dims) -> tuple[int, int]:
         """The widths that ``qk_norm`` works on, of queries and of keys."""
         width = self.width(dims)
-        return (width, width) if self.qk_norm_over == "head" else (self.n_heads * width, self.kv_heads() * width)
+        together = self.qk_norm_over == "projection"
+        return (self.n_heads * width, self.kv_heads() * width) if together else (width, width)
+
+    def _normed_heads(self) -> tuple[dict[str, int], dict[str, int]]:
+        """What a norm is asked beside its width, of queries and of keys: how many heads have gains of their own."""
+        own = self.qk_norm_over == "each_head"
+        return ({"heads": self.n_heads}, {"heads": self.kv_heads()}) if own else ({}, {})
 
     def has_bias(self, projection: Projection) -> bool:
         return self.bias if isinstance(self.bias, bool) else projection in self.bias
@@ -119,8 +127,14 @@ class GQAConfig(MixerConfig):
             )
         if self.n_heads % self.kv_heads():
             yield "n_kv_heads", f"n_heads {self.n_heads} is not a multiple of n_kv_heads {self.kv_heads()}"
-        if self.qk_norm_over == "projection" and self.qk_norm_placement == "after":
-            yield "qk_norm_placement", "a norm over the whole projection stands before the rotation"
+        if self.qk_norm_over != "head" and self.qk_norm_placement == "after":
+            over = "over the whole projection" if self.qk_norm_over == "projection" else "with gains of each head"
+            yield "qk_norm_placement", f"a norm {over} stands before the rotation"
+        if self.qk_norm_over == "each_head" and self.qk_norm is not None:
+            if not isinstance(self.qk_norm, RMSNormConfig | LayerNormConfig):
+                yield "qk_norm_over", "gains of each head are for qk_norm rms_norm and layer_norm; say head"
+            elif not self.qk_norm.cost(1).parameters:
+                yield "qk_norm_over", "each_head gives each head its own gains, and this qk_norm has none; say head"
         if self.qk_norm is not None and self.width(dims):
             reasons = (self.qk_norm.refuses(width) for width in dict.fromkeys(self._normed(dims)))
             yield from (("qk_norm", reason) for reason in reasons if reason)
@@ -142,13 +156,14 @@ class GQAConfig(MixerConfig):
     def build(self, dims: Dims, position: AttentionPositionConfig) -> GroupedQueryAttention:
         heads, kv_heads, width = self.n_heads, self.kv_heads(), self.width(dims)
         q_normed, k_normed = self._normed(dims)
+        q_heads, k_heads = self._normed_heads()
         return GroupedQueryAttention(
             q=nn.Linear(dims.d_model, heads * width, bias=self.has_bias("q")),
             k=nn.Linear(dims.d_model, kv_heads * width, bias=self.has_bias("k")),
             v=nn.Linear(dims.d_model, kv_heads * width, bias=self.has_bias("v")),
             o=nn.Linear(heads * width, dims.d_model, bias=self.has_bias("o")),
-            q_norm=self.qk_norm.build(q_normed) if self.qk_norm else nn.Identity(),
-            k_norm=self.qk_norm.build(k_normed) if self.qk_norm else nn.Identity(),
+            q_norm=self.qk_norm.build(q_normed, **q_heads) if self.qk_norm else nn.Identity(),
+            k_norm=self.qk_norm.build(k_normed, **k_heads) if self.qk_norm else nn.Identity(),
             position=position.build(width, heads),
             sinks=nn.Parameter(torch.empty(heads)) if self.sinks else None,
             recipe=self,
@@ -166,8 +181,9 @@ class GQAConfig(MixerConfig):
         cost += position.cost(width, heads).under("position")
         if self.qk_norm is not None:
             q_normed, k_normed = self._normed(dims)
-            cost += self.qk_norm.cost(q_normed).under("q_norm")
-            cost += self.qk_norm.cost(k_normed).under("k_norm")
+            q_heads, k_heads = self._normed_heads()
+            cost += self.qk_norm.cost(q_normed, **q_heads).under("q_norm")
+            cost += self.qk_norm.cost(k_normed, **k_heads).under("k_norm")
         if self.sinks:
             cost += Cost({"sinks": Parameter((heads,), Role.SINK)})
         scores_and_values = 2 * 2 * heads * width * seen
@@ -199,7 +215,7 @@ class GroupedQueryAttention(nn.Module):
         self.head_dim = head_dim
         self.kv_heads = recipe.kv_heads()
         self.window = recipe.window
-        self.norm_placement = f"{recipe.qk_norm_placement} {recipe.qk_norm_over}"
+        self.norm_placement = f"{recipe.qk_norm_placement} {recipe.qk_norm_over}".replace("each_head", "head")
         self.dropout = recipe.dropout
         self.options = {
             "scale": head_dim**-0.5 if recipe.scale is None else recipe.scale,

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from blockzoo.blocks import Cost, NormConfig, Parameter, Role
 from blockzoo.kernels import Example, Op, Slot
 from blockzoo.linear import phase_of
+from blockzoo_blocks.norms.gains import gains_shape, gains_told
 
 
 class LayerNormConfig(NormConfig):
@@ -35,21 +36,36 @@ class LayerNormConfig(NormConfig):
     def samples(cls) -> list[LayerNormConfig]:
         return [cls(), cls(eps=1e-3, bias=False), cls(weight=False, bias=False), cls(weight=False)]
 
-    def build(self, dim: int) -> LayerNorm:
-        return LayerNorm(dim, eps=self.eps, weight=self.weight, bias=self.bias)
+    def build(self, dim: int, heads: int | None = None) -> LayerNorm:
+        """``heads``: gains and biases (heads, dim), for inputs (..., heads, dim)."""
+        return LayerNorm(dim, eps=self.eps, weight=self.weight, bias=self.bias, heads=heads)
 
-    def cost(self, dim: int) -> Cost:
-        gain = {"weight": Parameter((dim,), Role.GAIN)} if self.weight else {}
-        return Cost({**gain, "bias": Parameter((dim,), Role.BIAS)} if self.bias else gain)
+    def cost(self, dim: int, heads: int | None = None) -> Cost:
+        shape = gains_shape(dim, heads)
+        gain = {"weight": Parameter(shape, Role.GAIN)} if self.weight else {}
+        return Cost({**gain, "bias": Parameter(shape, Role.BIAS)} if self.bias else gain)
 
 
 def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, *, eps: float) -> Tensor:
-    """x (..., D) less its mean, over its standard deviation, times weight (D,), plus bias (D,), where there are any."""
-    return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
+    """x (..., D) less its mean, over its standard deviation, times weight (D,), plus bias (D,), where there are any.
+    Those of shape (H, D) are of each head of x (..., H, D).
+    """
+    if not by_head(weight, bias):
+        return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
+    y = F.layer_norm(x.to(torch.promote_types(x.dtype, torch.float32)), x.shape[-1:], None, None, eps)
+    y = y if weight is None else y * weight
+    return (y if bias is None else y + bias).to(x.dtype)
+
+
+def by_head(*parts: Tensor | None) -> bool:
+    """Whether gains or biases are of each head."""
+    return any(part is not None and part.dim() == 2 for part in parts)
 
 
 def examples(dtype: torch.dtype, device: torch.device) -> Iterator[Example]:
-    """A token, several; widths of no power of two; rows far from zero; with and without a gain and a bias."""
+    """A token, several; widths of no power of two; rows far from zero; with and without a gain and a bias, also those
+    of each head.
+    """
     generator = torch.Generator().manual_seed(0)
     for shape, gain, bias, eps, mean in (
         ((1, 1, 100), True, True, 1e-5, 0),
@@ -63,6 +79,11 @@ def examples(dtype: torch.dtype, device: torch.device) -> Iterator[Example]:
         given = tuple(arg if arg is None else arg.to(device, dtype) for arg in args)
         told = f"{shape}{', no gain' * (not gain)}{', bias' * bias}, eps {eps:g}"
         yield Example(told, given, {"eps": eps}, static={"eps": eps})
+    for heads, bias in (((2, 3, 4, 20), False), ((1, 1, 2, 64), True)):
+        x, weight, b = (torch.randn(s, generator=generator).to(device, dtype) for s in (heads, heads[-2:], heads[-2:]))
+        static = {"eps": 1e-5, "gains": "each_head"}
+        told = f"{heads}, gains each_head{', bias' * bias}"
+        yield Example(told, (x, weight, b if bias else None), {"eps": 1e-5}, static)
 
 
 LAYER_NORM = Op(
@@ -70,18 +91,24 @@ LAYER_NORM = Op(
     layer_norm,
     examples,
     {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3},
-    static=frozenset({"eps"}),
+    static=frozenset({"eps", "gains"}),
+    facts=lambda x, weight, bias, **how: {"gains": gains_told(True, by_head(weight, bias))},
 )
 
 
 class LayerNorm(nn.LayerNorm):
-    """(x - mean) / sqrt(variance + eps) * weight + bias over the last axis. Shape (..., D) -> (..., D), dtype kept."""
+    """(x - mean) / sqrt(variance + eps) * weight + bias over the last axis. Shape (..., D) -> (..., D), dtype kept.
+    With ``heads`` each head of (..., heads, D) has a weight and a bias of its own.
+    """
 
-    def __init__(self, dim: int, eps: float = 1e-5, *, weight: bool = True, bias: bool = True) -> None:
-        super().__init__(dim, eps=eps, elementwise_affine=weight, bias=bias)
+    def __init__(
+        self, dim: int, eps: float = 1e-5, *, weight: bool = True, bias: bool = True, heads: int | None = None
+    ) -> None:
+        shape = gains_shape(dim, heads)
+        super().__init__(shape, eps=eps, elementwise_affine=weight, bias=bias)
         if bias and not weight:  # torch has none alone
-            self.bias = nn.Parameter(torch.zeros(dim))
-        self.slot = Slot(LAYER_NORM, eps=eps)
+            self.bias = nn.Parameter(torch.zeros(shape))
+        self.slot = Slot(LAYER_NORM, eps=eps, gains=gains_told(True, heads is not None))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.slot[phase_of(x.numel() // x.shape[-1])](x, self.weight, self.bias, eps=self.eps)

@@ -21,6 +21,7 @@ from blockzoo.step import Step
 from blockzoo_blocks.positions.rope_scaling import (
     LinearScaling,
     Llama3Scaling,
+    LongRopeScaling,
     NTKScaling,
     RopeScaling,
     YarnScaling,
@@ -30,7 +31,7 @@ from blockzoo_blocks.positions.rope_scaling import (
 
 
 class RopeConfig(AttentionPositionConfig):
-    """Rotary positions: linear, NTK, YaRN and Llama 3 scaling.
+    """Rotary positions: linear, NTK, YaRN, Llama 3 and LongRoPE scaling.
 
     YAML: ``position: {type: rope, theta: 150000, scaling: {type: yarn, factor: 32, ...}}``.
     """
@@ -49,6 +50,8 @@ class RopeConfig(AttentionPositionConfig):
     def samples(cls) -> list[RopeConfig]:
         yarn = YarnScaling(factor=4.0, original_context_length=64, truncate=False)
         llama = Llama3Scaling(factor=4.0, original_context_length=16)
+        lists = {"short_factor": (1.0, 1.1, 1.2, 1.5), "long_factor": (1.0, 2.0, 4.0, 7.5)}  # for heads of 8
+        longrope = LongRopeScaling(factor=4.0, original_context_length=16, **lists)
         return [
             cls(),
             cls(theta=100.0, fraction=0.5, interleaved=True),
@@ -56,6 +59,8 @@ class RopeConfig(AttentionPositionConfig):
             cls(scaling=llama),
             cls(scaling=LinearScaling(factor=2.0), interleaved=True),
             cls(scaling=NTKScaling(factor=2.0)),
+            cls(scaling=longrope),
+            cls(scaling=longrope.model_copy(update={"which": "short", "attention_factor": 1.5})),
         ]
 
     def rotated(self, head_dim: int) -> int:
@@ -66,11 +71,27 @@ class RopeConfig(AttentionPositionConfig):
         rotated = self.rotated(head_dim)
         if rotated % 2 or rotated == 0:
             return f"rope rotates pairs, found {rotated} features: head_dim {head_dim} times fraction {self.fraction:g}"
-        return None
+        refusal = None if self.scaling is None else self.scaling.refuses(rotated)
+        if refusal is None and not self._turns(rotated):
+            return f"theta {self.theta:g} and its scaling give frequencies that are no numbers"
+        return refusal
+
+    def _turns(self, rotated: int) -> bool:
+        """Whether every frequency is a number."""
+        try:
+            with torch.device("cpu"):
+                return bool(frequencies(self.theta, rotated, self.scaling, torch.device("cpu")).isfinite().all())
+        except (ArithmeticError, ValueError):
+            return False
 
     def check(self, dims: Dims) -> Iterator[tuple[str, str]]:
         if self.scaling is not None:
             yield from (("scaling." + name, message) for name, message in self.scaling.problems())
+
+    def explicit(self, dims: Dims) -> RopeConfig:
+        if self.scaling is None:
+            return self
+        return self.model_copy(update={"scaling": self.scaling.explicit(dims.context_length)})
 
     def build(self, head_dim: int, n_heads: int) -> Rope:
         return Rope(self, self.rotated(head_dim))

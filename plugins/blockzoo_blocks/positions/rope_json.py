@@ -14,12 +14,14 @@ from typing import Any
 from blockzoo.checkpoints.config_json import ConfigJSON
 from blockzoo.errors import CheckpointError
 from blockzoo_blocks.positions.rope import RopeConfig
-from blockzoo_blocks.positions.rope_scaling import LinearScaling, Llama3Scaling, YarnScaling
+from blockzoo_blocks.positions.rope_scaling import LinearScaling, Llama3Scaling, LongRopeScaling, YarnScaling
 
-KINDS = ("linear", "yarn", "llama3")
+KINDS = ("linear", "yarn", "llama3", "longrope")
 """Of scaling, beside "default", which is none."""
 
+THETA = "rope_theta"
 INNER_FRACTION = "partial_rotary_factor"
+ORIGINAL = "original_max_position_embeddings"
 
 
 def read_rope(
@@ -28,16 +30,19 @@ def read_rope(
     default_theta: float,
     fraction_key: str | None = None,
     default_fraction: float = 1.0,
-    kinds: Collection[str] = KINDS,
+    kinds: Collection[str] | Mapping[str, str] = KINDS,
+    theta_key: str = THETA,
 ) -> dict[str, Any]:
     """The ``position`` block. As in transformers, ``rope_scaling`` goes before ``rope_parameters``.
 
     ``fraction_key``: what the family's files call the share of each head that is rotated (``partial_rotary_factor``,
     GPT-NeoX's ``rotary_pct``), which is ``default_fraction`` where they leave it out. None: whole heads, others are
-    refused. ``kinds``: the scalings that the original has under these names, out of ``KINDS``; others are refused.
+    refused. ``kinds``: the scalings that the original has under these names, out of ``KINDS``, or {theirs: ours}
+    (Phi-3's ``su``); others are refused.
+    ``theta_key``: what the family's files call the base outside of the two objects (GPT-NeoX's ``rotary_emb_base``).
     """
-    insides = {name: keys.mapping(name) for name in ("rope_scaling", "rope_parameters")}
-    theta = _read_one(keys, "rope_theta", "rope_theta", insides, default_theta)
+    insides = {name: _inside(keys, name) for name in ("rope_scaling", "rope_parameters")}
+    theta = _read_one(keys, theta_key, THETA, insides, default_theta)
     if fraction_key is None:
         fraction = {}
         _refuse_parts(keys, insides)
@@ -45,6 +50,12 @@ def read_rope(
         fraction = {"fraction": _read_one(keys, fraction_key, INNER_FRACTION, insides, default_fraction)}
     scalings = [_read_inside(inside, context_length, kinds) for inside in insides.values() if inside is not None]
     return {"type": "rope", "theta": theta, "scaling": next(iter(scalings), None), **fraction}
+
+
+def _inside(keys: ConfigJSON, name: str) -> ConfigJSON | None:
+    """The object, or None: an empty one says nothing, in transformers neither."""
+    inside = keys.mapping(name)
+    return inside if inside is not None and inside.values else None
 
 
 def _refuse_parts(keys: ConfigJSON, insides: Mapping[str, ConfigJSON | None]) -> None:
@@ -58,8 +69,10 @@ def _refuse_parts(keys: ConfigJSON, insides: Mapping[str, ConfigJSON | None]) ->
             )
 
 
-def _read_inside(inner: ConfigJSON, context_length: int, kinds: Collection[str]) -> dict[str, Any] | None:
-    words = {kind: kind for kind in ("default", *kinds)}
+def _read_inside(
+    inner: ConfigJSON, context_length: int, kinds: Collection[str] | Mapping[str, str]
+) -> dict[str, Any] | None:
+    words = {"default": "default", **(kinds if isinstance(kinds, Mapping) else {kind: kind for kind in kinds})}
     kind = inner.choice("rope_type" if inner.values.get("rope_type") is not None else "type", words, default="default")
     inner.seen.update(("rope_type", "type"))
     scaling = None if kind == "default" else _read_scaling(inner, kind, context_length)
@@ -79,6 +92,8 @@ def _read_one(
         for place, reader, name in readers
         if reader is not None and reader.raw(name) is not None
     }
+    if insides["rope_scaling"] is not None and [*found] == [f"rope_parameters.{inner}"]:  # displaced with the rest
+        found[f"rope_scaling.{inner}"] = default
     if len(set(found.values())) > 1:
         said = ", ".join(f"'{place}' is {value}" for place, value in found.items())
         keys.problem(outer, f"has more than one value: {said}; keep the one that the model was trained with")
@@ -88,7 +103,9 @@ def _read_one(
 def _read_scaling(keys: ConfigJSON, kind: str, context_length: int) -> dict[str, Any]:
     if kind == "linear":
         return {"type": kind, "factor": keys.number("factor", least=1)}
-    original = keys.integer("original_max_position_embeddings", default=context_length)
+    if kind == "longrope":
+        return _read_longrope(keys, context_length)
+    original = keys.integer(ORIGINAL, default=context_length)
     if kind == "llama3":
         return {
             "type": kind,
@@ -115,9 +132,33 @@ def _read_scaling(keys: ConfigJSON, kind: str, context_length: int) -> dict[str,
     return scaling
 
 
-def write_rope(position: RopeConfig, fraction_key: str | None = None) -> dict[str, Any]:
+def _read_longrope(keys: ConfigJSON, context_length: int) -> dict[str, Any]:
+    """Phi-3's files have the original context outside of the object; where both have one, transformers takes that."""
+    original = keys.integer(ORIGINAL, default=context_length, least=2)
+    if keys.outer is not None:
+        original = keys.outer.integer(ORIGINAL, default=original, least=2)
+    scaling = {
+        "type": "longrope",
+        "factor": keys.number("factor", default=max(1.0, context_length / original), least=1),
+        "original_context_length": original,
+        **{name: _divisors(keys, name) for name in ("short_factor", "long_factor")},
+    }
+    if keys.raw("attention_factor") is not None:
+        scaling["attention_factor"] = keys.number("attention_factor", least=1e-9)
+    return scaling
+
+
+def _divisors(keys: ConfigJSON, name: str) -> list[float]:
+    value = keys.raw(name)
+    if isinstance(value, list) and value and all(type(x) in (int, float) and 0 < x < 1e300 for x in value):
+        return value
+    keys.problem(name, "is missing" if value is None else "must be a list of numbers above 0")
+    return [1.0]
+
+
+def write_rope(position: RopeConfig, fraction_key: str | None = None, theta_key: str = THETA) -> dict[str, Any]:
     """The keys of config.json: both dialects, for readers before and after transformers 5, which otherwise take a
-    default in silence; they agree. ``fraction_key``: as in ``read_rope``.
+    default in silence; they agree. ``fraction_key``, ``theta_key``: as in ``read_rope``.
     """
     if fraction_key is None and position.fraction != 1.0:
         raise CheckpointError(
@@ -132,7 +173,7 @@ def write_rope(position: RopeConfig, fraction_key: str | None = None) -> dict[st
             "factor": scaling.factor,
             "beta_fast": scaling.beta_fast,
             "beta_slow": scaling.beta_slow,
-            "original_max_position_embeddings": scaling.original_context_length,
+            ORIGINAL: scaling.original_context_length,
             "truncate": scaling.truncate,
         }
         if scaling.attention_factor is not None:
@@ -143,15 +184,27 @@ def write_rope(position: RopeConfig, fraction_key: str | None = None) -> dict[st
             "factor": scaling.factor,
             "low_freq_factor": scaling.low_freq_factor,
             "high_freq_factor": scaling.high_freq_factor,
-            "original_max_position_embeddings": scaling.original_context_length,
+            ORIGINAL: scaling.original_context_length,
         }
+    elif isinstance(scaling, LongRopeScaling):
+        inner = {
+            "rope_type": "longrope",
+            "factor": scaling.factor,
+            "short_factor": [*scaling.short_factor],
+            "long_factor": [*scaling.long_factor],
+            ORIGINAL: scaling.original_context_length,
+        }
+        if scaling.attention_factor is not None:
+            inner["attention_factor"] = scaling.attention_factor
     elif isinstance(scaling, LinearScaling):
         inner = {"rope_type": "linear", "factor": scaling.factor}
     elif scaling is not None:
         raise CheckpointError(f"config.json has no words for {scaling.type} scaling of rope")
-    legacy: dict[str, Any] = {"rope_theta": position.theta}
+    legacy: dict[str, Any] = {theta_key: position.theta}
     if fraction_key is not None:
         legacy[fraction_key] = inner[INNER_FRACTION] = position.fraction
     if scaling is not None:
         legacy["rope_scaling"] = inner
-    return {**legacy, "rope_parameters": {"rope_theta": position.theta, **inner}}
+    if isinstance(scaling, LongRopeScaling):  # where Phi-3's classes look first
+        legacy[ORIGINAL] = scaling.original_context_length
+    return {**legacy, "rope_parameters": {THETA: position.theta, **inner}}

@@ -1,15 +1,16 @@
-"""How rotary frequencies are stretched to contexts longer than trained: linear, NTK, YaRN, Llama 3.
+"""How rotary frequencies are stretched to contexts longer than trained: linear, NTK, YaRN, Llama 3, LongRoPE.
 
 Linear: Chen et al. 2023, arXiv:2306.15595. NTK-aware: bloc97 2023, theta grows by factor^(n / (n - 2)). YaRN: Peng et
 al. 2023, arXiv:2309.00071; gpt-oss leaves its ramp bounds untruncated. Llama 3: Grattafiori et al. 2024,
-arXiv:2407.21783.
+arXiv:2407.21783. LongRoPE: Ding et al. 2024, arXiv:2402.13753 (Phi-3, Phi-4-mini); transformers looks at each pass's
+length to choose between its two lists, which would turn keys in a cache wrongly. Here the model's context decides.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import ceil, floor, log, pi
-from typing import Annotated, Literal
+from math import ceil, floor, log, pi, sqrt
+from typing import Annotated, Literal, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
@@ -26,6 +27,14 @@ class Scaling(BaseModel):
     def problems(self) -> Iterator[tuple[str, str]]:
         """(field, message) pairs for what is wrong between fields."""
         yield from ()
+
+    def refuses(self, rotated: int) -> str | None:
+        """Why this many features can't be turned by it, or None."""
+        return None
+
+    def explicit(self, context_length: int) -> Self:
+        """The same with what follows from the model's context written out."""
+        return self
 
 
 class LinearScaling(Scaling):
@@ -79,7 +88,38 @@ class Llama3Scaling(Scaling):
             )
 
 
-RopeScaling = Annotated[LinearScaling | NTKScaling | YarnScaling | Llama3Scaling, Field(discriminator="type")]
+Divisors = Annotated[tuple[PositiveFloat, ...], Field(min_length=1, max_length=2**15)]
+
+
+class LongRopeScaling(Scaling):
+    """Each frequency divided by a number that was searched for: one list within the original context, one beyond."""
+
+    type: Literal["longrope"] = Field("longrope", description="each frequency divided by a number of its own")
+    original_context_length: int = Field(description="the context before the extension", ge=2, le=2**40)
+    short_factor: Divisors = Field(description="what frequencies are divided by in models of the original context")
+    long_factor: Divisors = Field(description="what they are divided by in models of a longer one")
+    attention_factor: PositiveFloat | None = Field(
+        None, description="factor on cos and sin; default sqrt(1 + ln(factor) / ln(original_context_length))"
+    )
+    which: Literal["short", "long"] | None = Field(
+        None, description="the list that counts; default: long where the model's context_length exceeds the original"
+    )
+
+    def refuses(self, rotated: int) -> str | None:
+        for name, count in (("short_factor", len(self.short_factor)), ("long_factor", len(self.long_factor))):
+            if 2 * count != rotated:
+                return f"scaling.{name} has {count} numbers, {rotated} rotated features want {rotated // 2}"
+        return None
+
+    def explicit(self, context_length: int) -> LongRopeScaling:
+        beyond = context_length > self.original_context_length
+        which = self.which or ("long" if beyond else "short")
+        return self.model_copy(update={"which": which, "attention_factor": attention_factor(self)})
+
+
+RopeScaling = Annotated[
+    LinearScaling | NTKScaling | YarnScaling | Llama3Scaling | LongRopeScaling, Field(discriminator="type")
+]
 
 
 def frequencies(theta: float, n: int, scaling: Scaling | None, device: torch.device) -> Tensor:
@@ -95,15 +135,20 @@ def frequencies(theta: float, n: int, scaling: Scaling | None, device: torch.dev
         return 1.0 / (scaling.factor * powers) * (1 - keep) + plain * keep
     if isinstance(scaling, Llama3Scaling):
         return _llama3(plain, scaling)
+    if isinstance(scaling, LongRopeScaling):
+        divisors = scaling.short_factor if scaling.which == "short" else scaling.long_factor
+        return 1.0 / (torch.tensor(divisors, dtype=torch.float32, device=device) * powers)
     return plain
 
 
 def attention_factor(scaling: Scaling | None) -> float:
     """What cos and sin are multiplied by."""
-    if not isinstance(scaling, YarnScaling):
+    if not isinstance(scaling, YarnScaling | LongRopeScaling):
         return 1.0
     if scaling.attention_factor is not None:
         return scaling.attention_factor
+    if isinstance(scaling, LongRopeScaling):
+        return sqrt(1 + log(scaling.factor) / log(scaling.original_context_length))
     return 0.1 * log(scaling.factor) + 1.0 if scaling.factor > 1 else 1.0
 
 

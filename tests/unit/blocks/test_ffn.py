@@ -139,6 +139,19 @@ def test_shared_expert_sees_every_token() -> None:
     assert torch.allclose(with_shared, moe(x)[0] + shared(x)[0], atol=1e-5)
 
 
+def test_a_shared_expert_is_weighed_by_the_sigmoid_of_one_more_logit() -> None:
+    config = MoEConfig(n_experts=4, top_k=1, expert=GLUConfig(d_ff=12), shared=MLPConfig(d_ff=6), shared_gate=True)
+    moe = filled(config.build(DIMS))
+    x = torch.randn(6, 8, generator=torch.Generator().manual_seed(1))
+    shared, gate = moe.shared, moe.shared_gate.weight
+    assert gate.shape == config.cost(DIMS).parameters["shared_gate.weight"].shape == (1, 8)
+    weighed = moe(x)[0]
+    moe.shared = None
+    assert torch.allclose(weighed, moe(x)[0] + (x @ gate.T).sigmoid() * shared(x)[0], atol=1e-5)
+    weighed.sum().backward()
+    assert bool(gate.grad.abs().sum() > 0)
+
+
 def test_whether_an_expert_can_be_stacked_may_depend_on_its_options() -> None:
     class Options(GLUConfig):
         @property
@@ -165,4 +178,8 @@ def test_wrong_between_fields() -> None:
     assert "6 experts are not 4 equal groups" in problems(uneven)["router.groups"]
     few = MoEConfig(n_experts=8, top_k=4, expert=expert, router=RouterConfig(groups=4, top_groups=1))
     assert "can't give top_k 4" in problems(few)["router.top_groups"]
+    ungated = MoEConfig(n_experts=2, top_k=1, expert=expert, shared_gate=True)
+    assert problems(ungated) == {
+        "shared_gate": "there is no shared ffn for it to weigh: give shared, or leave shared_gate out"
+    }
     assert "only silu" in problems(GLUConfig(d_ff=4, activation="relu", activation_scale=2.0))["activation_scale"]

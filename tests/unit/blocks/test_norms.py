@@ -10,6 +10,8 @@ import torch
 from pydantic import Field
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 from transformers.models.gpt_oss.modeling_gpt_oss import GptOssRMSNorm
+from transformers.models.llama4.modeling_llama4 import Llama4TextL2Norm
+from transformers.models.nanochat.modeling_nanochat import NanoChatRMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from blockzoo.blocks import Cost, NormConfig, Parameter, Role
@@ -49,6 +51,34 @@ def test_both_roundings_equal_their_model_in_bfloat16() -> None:
 def test_the_roundings_differ() -> None:
     found, other = pair(True, Qwen3RMSNorm(96, eps=1e-6))
     assert 0.1 < float((found != other).float().mean()) < 0.5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("scale_in_fp32", [True, False])
+@pytest.mark.parametrize("theirs", [NanoChatRMSNorm, Llama4TextL2Norm])
+def test_a_root_mean_square_norm_without_gain(theirs: Any, scale_in_fp32: bool, dtype: torch.dtype) -> None:
+    x = torch.randn(6, 48, generator=torch.Generator().manual_seed(0)).to(dtype)
+    config = RMSNormConfig(eps=1e-5, weight=False, scale_in_fp32=scale_in_fp32)
+    ours = config.build(48)
+    assert ours.state_dict() == {}
+    assert config.cost(48) == Cost()
+    assert torch.equal(ours(x), theirs(eps=1e-5)(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("config", [RMSNormConfig(weight_offset=1.0), LayerNormConfig()], ids=lambda c: c.label)
+def test_gains_of_each_head_are_norms_of_each_head(config: RMSNormConfig | LayerNormConfig, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 5, 3, 16, generator=generator).to(dtype)
+    together, alone = config.build(16, heads=3).to(dtype), [config.build(16).to(dtype) for _ in range(3)]
+    with torch.no_grad():
+        for name, parameter in together.named_parameters():
+            assert config.cost(16, heads=3).parameters[name].shape == parameter.shape == (3, 16)
+            parameter.copy_(torch.randn(3, 16, generator=generator))
+            for one, row in zip(alone, parameter, strict=True):
+                one.get_parameter(name).copy_(row)
+        expected = torch.stack([one(head) for one, head in zip(alone, x.unbind(-2), strict=True)], dim=-2)
+        torch.testing.assert_close(together(x), expected, rtol=0 if dtype is torch.float32 else 2**-7, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -119,6 +149,22 @@ def model(**said: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("said", "message"),
     [
+        (
+            {"norm": {"type": "rms_norm", "weight": False, "weight_offset": 1}},
+            "norm.weight_offset: 1 is added to the weight, and weight is false: leave one out",
+        ),
+        (
+            {"mixer": {"qk_norm": of(3), "qk_norm_over": "each_head"}},
+            "layers.mixer.qk_norm_over: gains of each head are for qk_norm rms_norm and layer_norm; say head",
+        ),
+        (
+            {"mixer": {"qk_norm": {"type": "rms_norm", "weight": False}, "qk_norm_over": "each_head"}},
+            "layers.mixer.qk_norm_over: each_head gives each head its own gains, and this qk_norm has none; say head",
+        ),
+        (
+            {"mixer": {"qk_norm": "rms_norm", "qk_norm_over": "each_head", "qk_norm_placement": "after"}},
+            "layers.mixer.qk_norm_placement: a norm with gains of each head stands before the rotation",
+        ),
         ({"norm": of(5)}, "norm: 32 features are no groups of 5"),
         ({"head": {"norm": of(5)}}, "head.norm: 32 features are no groups of 5"),
         ({"embedding": {"norm": of(5)}}, "embedding.norm: 32 features are no groups of 5"),
@@ -129,9 +175,7 @@ def model(**said: Any) -> dict[str, Any]:
         ),
     ],
 )
-def test_a_width_that_a_norm_refuses_is_told_with_its_place(
-    said: dict[str, Any], message: str, grouped: Registry
-) -> None:
+def test_what_a_norm_refuses_is_told_with_its_place(said: dict[str, Any], message: str, grouped: Registry) -> None:
     with pytest.raises(ConfigError) as error:
         load_config(model(**said), registry=grouped)
     assert [problem.message for problem in error.value.problems] == [message]

@@ -12,6 +12,9 @@ from transformers.models.bloom.modeling_bloom import build_alibi_tensor
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from blockzoo.blocks import Dims
+from blockzoo.config import load_config
+from blockzoo.errors import ConfigError
+from blockzoo.registry import Registry
 from blockzoo.step import Step
 from blockzoo_blocks.positions.alibi import AlibiConfig, alibi_slopes
 from blockzoo_blocks.positions.learned import LearnedPositionConfig
@@ -61,6 +64,50 @@ def test_rope_frequencies_equal_transformers_bit_for_bit(
     assert attention_factor(recipe.scaling) == pytest.approx(factor, abs=1e-12)
 
 
+NUMBERS = [1.0 + i / 7 for i in range(32)]
+LONGROPE = {"factor": 8.0, "short_factor": NUMBERS, "long_factor": [3 * n for n in NUMBERS]}
+
+
+@pytest.mark.parametrize("said", [{}, {"attention_factor": 1.25}, {"factor": 1.0}, {"factor": 40.0}])
+def test_longropes_lists_equal_transformers_bit_for_bit(said: dict[str, float]) -> None:
+    """The list follows from the model's context, theirs from the length that a pass has."""
+    theirs = {"rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 4096, **LONGROPE}
+    config = LlamaConfig(head_dim=64, max_position_embeddings=131072, rope_parameters={**theirs, **said})
+    scaling = {"type": "longrope", "original_context_length": 4096, **LONGROPE, **said}
+    recipe = RopeConfig.model_validate({"scaling": scaling})
+    assert recipe.refuses(64) is None
+    for context in (256, 4096, 4097, 131072):
+        inverse, factor = ROPE_INIT_FUNCTIONS["longrope"](config, CPU, seq_len=context)
+        ours = recipe.explicit(Dims(64, 1, context)).scaling
+        assert torch.equal(frequencies(10000.0, 64, ours, CPU), inverse)
+        assert attention_factor(ours) == attention_factor(recipe.scaling) == pytest.approx(factor, abs=1e-12)
+
+
+def test_longrope_wants_a_number_for_each_frequency(registry: Registry) -> None:
+    def told(**said: Any) -> str:
+        scaling = {"type": "longrope", "original_context_length": 8, **LONGROPE, **said}
+        mixer = {"type": "gqa", "n_heads": 1, "head_dim": 64}
+        model = {"name": "m", "vocab_size": 8, "context_length": 64, "d_model": 8, "norm": "rms_norm"}
+        position = {"type": "rope", "scaling": scaling}
+        with pytest.raises(ConfigError) as error:
+            load_config(
+                {**model, "position": position, "layers": {"count": 1, "mixer": mixer, "ffn": "none"}},
+                registry=registry,
+            )
+        return str(error.value)
+
+    wrong = told(long_factor=[1.0, 2.0])
+    assert "position: scaling.long_factor has 2 numbers, 64 rotated features want 32" in wrong
+    assert "scaling.short_factor" in told(short_factor=[])
+    assert "scaling.short_factor" in told(short_factor=[1.0] * 31 + [0.0])
+    assert "scaling.long_factor" in told(long_factor=[1.0] * 31 + [float("nan")])
+    assert "scaling.long_factor" in told(long_factor="long")
+    assert "scaling.original_context_length" in told(original_context_length=1)  # its logarithm divides
+    assert "scaling.attention_factor" in told(attention_factor=0)
+    assert "scaling.which" in told(which="middle")
+    assert "scaling.factor" in told(factor=0.5)
+
+
 def test_ntk_stretches_the_longest_wavelength_by_the_factor() -> None:
     recipe = RopeConfig.model_validate({"scaling": {"type": "ntk", "factor": 8.0}})
     plain, stretched = frequencies(1e4, 64, None, CPU), frequencies(1e4, 64, recipe.scaling, CPU)
@@ -104,6 +151,28 @@ def test_one_table_serves_all_layers_of_equal_config() -> None:
     for theta in (1e4, 1e4, 1e6):
         RopeConfig(theta=theta).build(16, 1).rotate(q, q, at)
     assert len(at.tables) == 2
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"theta": 1, "scaling": {"type": "yarn", "factor": 4, "original_context_length": 64}},
+        {"theta": 1e-300},
+        {"scaling": {"type": "ntk", "factor": 1e300}},
+        {
+            "scaling": {
+                "type": "yarn",
+                "factor": 4,
+                "original_context_length": 64,
+                "beta_fast": 1e308,
+                "beta_slow": 1e-320,
+            }
+        },
+    ],
+)
+def test_frequencies_that_are_no_numbers_are_refused(wrong: dict[str, Any]) -> None:
+    assert RopeConfig(theta=1e300).refuses(8) is None
+    assert (RopeConfig(**wrong).refuses(8) or "").endswith("give frequencies that are no numbers")
 
 
 def test_odd_rotation_is_refused() -> None:

@@ -238,6 +238,8 @@ def test_class_defaults_that_bite(registry: Registry) -> None:
     assert layer(CODER_480B, "norm_topk_prob").ffn.router.weights == "all"
     assert layer(CODER_480B).ffn.router.weights == "all_renormalized"
     assert layer(GPT_OSS_20B, "rope_scaling", "rope_theta").position == layer(GPT_OSS_20B).position
+    assert layer(GPT_OSS_20B, "rope_theta", rope_scaling={}).position == layer(GPT_OSS_20B).position
+    assert layer(GPT_OSS_20B, "rope_scaling", "rope_theta", rope_parameters={}).position.scaling is None
     yarn = {"rope_type": "yarn", "factor": 4.0}
     scaling = layer(QWEN3_0_6B, rope_scaling=yarn).position.scaling
     assert (scaling.original_context_length, scaling.truncate) == (40960, True)
@@ -269,7 +271,13 @@ def test_which_layers_slide_and_which_are_sparse(registry: Registry) -> None:
         (QWEN3_0_6B, {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "'rope_type' is 'dynamic'"),
         (QWEN3_0_6B, {"rope_scaling": {"rope_type": "yarn", "factor": 2.0, "alpha": 1.0}}, "does not know: 'alpha'"),
         (QWEN3_0_6B, {"layer_types": ["full_attention"]}, "must be a list of 28 words"),
-        (QWEN3_0_6B, {"quantization_config": {"quant_method": "fp8"}}, "does not know: 'quantization_config'"),
+        (
+            QWEN3_0_6B,
+            {"quantization_config": {"quant_method": "fp8"}},
+            "says that the weights are quantized",
+        ),
+        (CODER_480B, {"num_experts": None, "num_local_experts": "x"}, "'num_local_experts' is 'x'; it must be"),
+        (CODER_480B, {"num_experts": None, "num_local_experts": 2**27}, "'num_local_experts' is 134217728; it must"),
         (QWEN3_0_6B, {"partial_rotary_factor": 0.5}, "'partial_rotary_factor' is 0.5; this family"),
         (QWEN3_0_6B, {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "is 0.5"),
         (CODER_480B, {"qkv_bias": True}, "'qkv_bias' is true"),

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from blockzoo.blocks import QuantizerConfig
 from blockzoo.building import build
 from blockzoo.checkpoints import from_pretrained, save, save_pretrained
 from blockzoo.checkpoints.convert import convert
@@ -170,11 +171,19 @@ def test_nan_in_the_source(tmp_path: Path, shipping: Registry) -> None:
     assert nothing_left(tmp_path)
 
 
-def test_infinity_that_can_not_be_packed(tmp_path: Path, shipping: Registry) -> None:
+def test_what_a_quantizer_refuses_is_told(tmp_path: Path, shipping: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     model = build(load_config("gpt2", SIZES["gpt2"], registry=shipping), registry=shipping)
-    model.layers[1].ffn.down.weight.data[3, 5] = float("inf")  # type: ignore[union-attr]
+    model.layers[1].ffn.down.weight.data[3, 5] = 1e9  # type: ignore[union-attr]
     save_pretrained(model, tmp_path / "source", registry=shipping)
     int8 = shipping.get("quantizer", "int8")()
+    pack = type(int8).pack
+
+    def strict(self: QuantizerConfig, weight: torch.Tensor) -> dict[str, torch.Tensor]:
+        if weight.abs().max() > 1e6:
+            raise ValueError("int8 can't hold more than 1e6")
+        return pack(self, weight)
+
+    monkeypatch.setattr(type(int8), "pack", strict)
 
     def change(config: ModelConfig) -> ModelConfig:
         return quantized(config, {"rest": int8})
@@ -238,8 +247,8 @@ def test_a_folder_that_reads_otherwise_than_it_was_written_does_not_appear(
     source = folder_of("gpt-oss-20b", "hf", tmp_path, shipping)
     written = Rule.views
 
-    def crossed(self: Rule, stored: torch.Tensor, shapes: Any) -> list[torch.Tensor]:
-        return written(self, stored, shapes)[::-1]  # gate and up change places, as in a key map with a slip
+    def crossed(self: Rule, *arguments: Any) -> list[torch.Tensor]:
+        return written(self, *arguments)[::-1]  # gate and up change places, as in a key map with a slip
 
     def publish(*arguments: Any, **options: Any) -> None:
         write_shards(*arguments, **options)

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from blockzoo.checkpoints import from_pretrained
+from blockzoo.checkpoints.convert import convert
 from blockzoo.checkpoints.folder import CONFIG_BYTES, stored_tensors
 from blockzoo.checkpoints.safetensors_io import HEADER_BYTES, Planned, read_header, write_safetensors
 from blockzoo.errors import BlockzooError, CheckpointError
@@ -304,6 +305,22 @@ def test_names_that_a_wrapper_put_something_before(checkpoint: Path, registry: R
 def test_nan_is_refused_wherever_it_is(name: str, checkpoint: Path, registry: Registry) -> None:
     change_tensors(checkpoint, lambda tensors: tensors[name].view(-1)[-1:].fill_(float("nan")))
     refused(checkpoint, registry, f"'{name}' has NaN")
+
+
+def test_infinity_is_refused_in_a_matrix(checkpoint: Path, registry: Registry) -> None:
+    change_tensors(checkpoint, lambda tensors: tensors[WTE][3, :1].fill_(float("-inf")))
+    refused(checkpoint, registry, f"'{WTE}' has infinity")
+
+
+def test_what_float16_cannot_hold_is_refused(checkpoint: Path, registry: Registry, tmp_path: Path) -> None:
+    change_tensors(checkpoint, lambda tensors: tensors[WTE][3, :1].fill_(1e5))
+    match = "has 100000, and float16 ends at 65504: say bfloat16 or float32"
+    with pytest.raises(CheckpointError, match=match):
+        from_pretrained(checkpoint, registry=registry, dtype=torch.float16)
+    with pytest.raises(CheckpointError, match=match):
+        convert(checkpoint, tmp_path / "new", registry=registry, layout="native", dtype=torch.float16)
+    assert not (tmp_path / "new").exists()
+    from_pretrained(checkpoint, registry=registry, dtype=torch.bfloat16)
 
 
 # --- config.json ------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from blockzoo.building import build
 from blockzoo.checkpoints import from_pretrained, read_config, save_pretrained
 from blockzoo.config import load_config
 from blockzoo.config.schema import ModelConfig
-from blockzoo.errors import CheckpointError, InputError
+from blockzoo.errors import CheckpointError, ConfigError, InputError
 from blockzoo.registry import Registry
 from tests.contract.test_layouts import small, with_toy
 
@@ -44,6 +44,17 @@ def test_the_config_comes_back(tmp_path: Path, registry: Registry) -> None:
     config = small(registry, "mxfp4").model_copy(update={"tokenizer": "bytes", "name": "mine"})
     save_pretrained(build(config, registry=registry), tmp_path / "a", registry=registry, layout="native")
     assert read_config(tmp_path / "a", registry=registry) == config
+
+
+def test_a_checkpoint_extends_no_file(tmp_path: Path, registry: Registry) -> None:
+    """It may come from a stranger, and what stands in a file shows in errors."""
+    save_pretrained(build(small(registry, None), registry=registry), tmp_path / "a", registry=registry, layout="native")
+    file = tmp_path / "a" / "blockzoo.yaml"
+    plain = file.read_text()
+    for path in ("/etc/passwd", "../secret.yaml", "other.yaml"):
+        file.write_text(f"extends: {path}\n{plain}")
+        with pytest.raises(ConfigError, match=f"yaml:1:10: extends: found '{path}': a checkpoint extends no"):
+            read_config(tmp_path / "a", registry=registry)
 
 
 def test_saving_again_replaces_a_checkpoint_and_nothing_else(tmp_path: Path, registry: Registry) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import pytest
-from transformers import GPTNeoXConfig, PhiConfig, StableLmConfig
+from transformers import GPTNeoXConfig, PhiConfig, Qwen3Config, StableLmConfig
 from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXRotaryEmbedding
 from transformers.models.phi.modeling_phi import PhiRotaryEmbedding
 from transformers.models.stablelm.modeling_stablelm import StableLmRotaryEmbedding
@@ -14,7 +15,7 @@ from blockzoo.checkpoints.config_json import ConfigJSON
 from blockzoo.errors import CheckpointError
 from blockzoo_blocks.positions.rope import RopeConfig
 from blockzoo_blocks.positions.rope_json import read_rope, write_rope
-from blockzoo_blocks.positions.rope_scaling import attention_factor
+from blockzoo_blocks.positions.rope_scaling import YarnScaling, attention_factor
 
 SIZES = {"hidden_size": 256, "num_attention_heads": 4, "num_key_value_heads": 4}
 HOUSES = {  # config and module of transformers, our fraction_key and default_fraction
@@ -80,6 +81,30 @@ def test_a_kind_of_scaling_that_the_original_lacks_is_refused() -> None:
     keys = ConfigJSON({"rope_scaling": {"type": "default"}})
     assert read_rope(keys, 2048, 10000.0, kinds=())["scaling"] is None
     keys.finish()
+
+
+YARN = {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 8}
+
+
+@pytest.mark.parametrize("theta", [{}, {"rope_theta": 500.0}])
+@pytest.mark.parametrize("empty", ["rope_scaling", "rope_parameters"])
+def test_an_empty_object_says_nothing(empty: str, theta: dict[str, float]) -> None:
+    (full,) = {"rope_scaling", "rope_parameters"} - {empty}
+    values = {empty: {}, full: {**YARN, **theta}}
+    said = Qwen3Config.from_dict(deepcopy(values)).rope_parameters
+    position = ours(values, None)
+    assert isinstance(position.scaling, YarnScaling)
+    assert (position.scaling.factor, position.theta) == (said["factor"], said["rope_theta"])
+
+
+def test_a_theta_that_another_object_displaces_is_refused() -> None:
+    """Transformers reads `rope_scaling` in place of `rope_parameters`, whose theta then goes for nothing."""
+    values = {"rope_scaling": YARN, "rope_parameters": {**YARN, "rope_theta": 500.0}}
+    assert Qwen3Config.from_dict(deepcopy(values)).rope_parameters["rope_theta"] == 10000.0
+    with pytest.raises(CheckpointError, match=r"'rope_parameters.rope_theta' is 500.0, 'rope_scaling.rope_theta' is 1"):
+        ours(values, None)
+    values["rope_parameters"]["rope_theta"] = 10000.0
+    assert ours(values, None).theta == 10000.0
 
 
 def test_two_fractions_must_be_one_and_each_a_number() -> None:

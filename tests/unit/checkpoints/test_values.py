@@ -1,11 +1,23 @@
-"""NaN is found by its bits, whatever its sign and payload; nothing else is taken for it."""
+"""NaN and infinity are found by their bits, whatever their sign and payload; nothing else is taken for them."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 import torch
 
-from blockzoo.checkpoints.values import VALUES_AT_ONCE, has_nan
+from blockzoo.checkpoints.safetensors_io import StoredTensor
+from blockzoo.checkpoints.values import INFINITY, VALUES_AT_ONCE, check_range, check_values, greatest
+from blockzoo.errors import CheckpointError
+
+
+def has_nan(values: torch.Tensor) -> bool:
+    return greatest(values) > INFINITY[values.dtype][1]
+
+
+def check(values: torch.Tensor) -> None:
+    check_values(values, StoredTensor("name", values.dtype, tuple(values.shape), Path("file"), 0), None, "")
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -30,7 +42,24 @@ def test_the_ends_of_wide_floats(dtype: torch.dtype, integer: torch.dtype, infin
 
 def test_what_can_hold_none() -> None:
     for dtype in (torch.uint8, torch.int8, torch.bool, torch.int64):
-        assert not has_nan(torch.ones(3, dtype=dtype))
-    assert not has_nan(torch.empty(0))
-    assert has_nan(torch.tensor(float("nan")))
-    assert has_nan(torch.full((VALUES_AT_ONCE // 4, 2), float("nan")).T)
+        check(torch.ones(3, dtype=dtype))
+    check(torch.empty(0))
+    for value in (torch.tensor(float("nan")), torch.full((VALUES_AT_ONCE // 4, 2), float("nan")).T):
+        with pytest.raises(CheckpointError, match="file: tensor 'name' has NaN in it"):
+            check(value)
+
+
+@pytest.mark.parametrize("infinity", [float("inf"), float("-inf")])
+def test_a_vector_alone_may_be_infinite(infinity: float) -> None:
+    check(torch.tensor([1.0, infinity]))
+    with pytest.raises(CheckpointError, match="has infinity in it, and is no vector"):
+        check(torch.tensor([[1.0, infinity]]))
+
+
+def test_what_a_narrower_dtype_cannot_hold() -> None:
+    check_range(torch.tensor([65504.0, -1.0]), torch.float16, "it")
+    check_range(torch.tensor([1e38, float("-inf")]), torch.bfloat16, "it")
+    check_range(torch.tensor([1e38], dtype=torch.bfloat16), torch.float32, "it")
+    check_range(torch.ones(2, dtype=torch.uint8), torch.float16, "it")
+    with pytest.raises(CheckpointError, match="it has 100000, and float16 ends at 65504: say bfloat16 or float32"):
+        check_range(torch.tensor([float("inf"), -1e5]), torch.float16, "it")

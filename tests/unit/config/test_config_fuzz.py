@@ -36,6 +36,7 @@ WORDS = st.sampled_from(
         "{type:&turn,scaling:&{type:&ramp}}",
         "'toys:recur'",
         "!x&1",
+        "!!int x",
     ]
 )
 KEYS = st.sampled_from(

@@ -64,6 +64,8 @@ def test_every_key_and_value_knows_its_place(write: Write) -> None:
         ("1: x\n? [a]\n: y\n", ["1:1: key 1 is not a string", "2:3: key a collection is not a string"]),
         ("a: !!python/name:os.system x\n", ["1:4: tag 'tag:yaml.org,2002:python/name:os.system'"]),
         ("a: !mine 3\n", ["1:4: tag '!mine'"]),
+        ("a: !!int x\n", ["1:4: tag 'tag:yaml.org,2002:int'"]),
+        ("a: !!float x\n", ["1:4: tag 'tag:yaml.org,2002:float'"]),
         ("a:\n\tb: 1\n", ["2:1: not YAML: a tab can't indent YAML"]),
         ("a: [1, 2\n", ["2:1: not YAML"]),
         ("a: 1\n---\nb: 2\n", ["2:1: not YAML: expected a single document"]),

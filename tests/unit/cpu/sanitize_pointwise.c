@@ -5,18 +5,18 @@
 static const int64_t DIMS[] = {1, 2, 16, 37, 64, 577};
 static int failed = 0;
 
-static void norms(int type, int weight_type, int64_t rows, int64_t dim, int late, double offset) {
-    void *x = numbers_of(type, rows * dim), *w = numbers_of(weight_type, dim), *y = malloc((size_t)(rows * dim) * bytes_of(type));
-    const Norm a = {.x = x, .weight = w, .y = y, .type = type, .weight_type = weight_type, .late = late, .rows = rows, .dim = dim,
+static void norms(int type, int weight_type, int64_t rows, int64_t dim, int late, double offset, int64_t heads) { /* 0: no weight */
+    void *x = numbers_of(type, rows * dim), *w = numbers_of(weight_type, heads * dim), *y = malloc((size_t)(rows * dim) * bytes_of(type));
+    const Norm a = {.x = x, .weight = heads ? w : NULL, .heads = heads ? heads : 1, .y = y, .type = type, .weight_type = weight_type, .late = late, .rows = rows, .dim = dim,
                     .eps = 1e-6, .offset = offset};
     failed |= called(&RMS_NORM, &a);
     free(x), free(w), free(y);
 }
 
-static void layers(int type, int64_t rows, int64_t dim, int weighted, int biased) {
-    void *x = numbers_of(type, rows * dim), *w = numbers_of(type, dim), *b = numbers_of(type, dim);
+static void layers(int type, int64_t rows, int64_t dim, int weighted, int biased, int64_t heads) {
+    void *x = numbers_of(type, rows * dim), *w = numbers_of(type, heads * dim), *b = numbers_of(type, heads * dim);
     void *y = malloc((size_t)(rows * dim) * bytes_of(type));
-    const Layer a = {.x = x, .weight = weighted ? w : NULL, .bias = biased ? b : NULL, .y = y, .type = type, .rows = rows, .dim = dim,
+    const Layer a = {.x = x, .weight = weighted ? w : NULL, .bias = biased ? b : NULL, .heads = heads, .y = y, .type = type, .rows = rows, .dim = dim,
                      .eps = 1e-6};
     failed |= called(&LAYER_NORM, &a);
     free(x), free(w), free(b), free(y);
@@ -45,7 +45,9 @@ int main(void) {
     for (int type = F32; type <= BF16; type++) {
         for (int d = 0; d < 6; d++) {
             for (int i = 0; i < 4; i++)
-                norms(type, i / 2, 3, DIMS[d], i % 2, i % 2), norms(type, i / 2, 0, DIMS[d], i % 2, 0), layers(type, 3, DIMS[d], i / 2, i % 2);
+                for (int64_t heads = 0; heads <= 3; heads++) /* of 7 rows: not all heads are as often */
+                    norms(type, i / 2, 7, DIMS[d], i % 2, i % 2, heads), norms(type, i / 2, 0, DIMS[d], i % 2, 0, heads),
+                        layers(type, 7, DIMS[d], i / 2, i % 2, heads ? heads : 1);
             for (int64_t half = 1; 2 * half <= DIMS[d]; half += 5)
                 for (int interleaved = 0; interleaved < 2; interleaved++) turns(type, 3, DIMS[d], half, interleaved);
             for (int activation = SILU; activation <= RELU2; activation++) /* a scale makes silu the fifth */
@@ -53,8 +55,8 @@ int main(void) {
             gates(type, SILU, 1, 0, 0, DIMS[d]);
         }
         /* shared by threads: more rows than threads, and one */
-        norms(type, type, 114, 577, 1, 0), layers(type, 114, 577, 1, 1), turns(type, 15, 577, 288, 0);
-        norms(type, type, 1, 65537, 1, 0), layers(type, 1, 65537, 1, 1);
+        norms(type, type, 114, 577, 1, 0, 6), layers(type, 114, 577, 1, 1, 6), turns(type, 15, 577, 288, 0);
+        norms(type, type, 1, 65537, 1, 0, 1), layers(type, 1, 65537, 1, 1, 1);
     }
     return failed;
 }

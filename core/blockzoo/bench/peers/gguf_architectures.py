@@ -44,7 +44,7 @@ class Architecture:
 
 
 LAYER_NORM = {"type": "blocks:layer_norm", "eps": FREE, "weight": True, "bias": True}
-RMS_NORM = {"type": "blocks:rms_norm", "eps": FREE, "scale_in_fp32": FREE, "weight_offset": 0.0}
+RMS_NORM = {"type": "blocks:rms_norm", "eps": FREE, "scale_in_fp32": FREE, "weight_offset": 0.0, "weight": True}
 PLAIN_EMBEDDING = {"tied": FREE, "dropout": FREE, "scale": 1.0, "quantizer": FREE}
 PRE_NORM = {"type": "blocks:pre_norm", "dropout": FREE, "multiplier": 1.0}
 GQA = {
@@ -114,6 +114,7 @@ ARCHITECTURES = (
                 "top_k": FREE,
                 "expert": {**GLU, "bias": True, "activation_scale": 1.702, "limit": 7.0, "up_shift": 1.0},
                 "router": ROUTER,
+                "shared_gate": False,
                 "balance_loss": FREE,
             },
             "position": ROPE,

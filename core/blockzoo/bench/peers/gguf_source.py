@@ -72,7 +72,7 @@ class Source:
             yield {part: tensor[start : start + step] for part, tensor in whole.items()}
 
     def _whole(self, name: str) -> Tensor:
-        found = [entry.views(self._read(entry.stored))[index] for entry, index in self._places[name]]
+        found = [entry.parts(self._read(entry.stored))[index] for entry, index in self._places[name]]
         return found[0] if self._places[name][0][0].targets[0].row is None else torch.stack(found)
 
     def _read(self, stored: str) -> Tensor:

@@ -26,6 +26,7 @@ def config(q_rank: int | None) -> dict:
     """DeepSeek-V3 in small: a dense layer, then experts."""
     attention = {"n_heads": 4, "q_rank": q_rank, "kv_rank": 32, "nope_dim": 16, "rope_dim": 8, "v_dim": 12}
     router = {"score": "sigmoid", "selection_bias": True, "weights": "all_renormalized", "scale": 2.5}
+    router |= {"groups": 4, "top_groups": 2}
     experts = {"n_experts": 8, "top_k": 2, "expert": {"type": "glu", "d_ff": 32}, "shared": {"type": "glu", "d_ff": 32}}
     scaling = {"type": "yarn", **YARN, "original_context_length": 32, "attention_factor": 1.0}
     return {
@@ -65,8 +66,8 @@ def reference(q_rank: int | None) -> nn.Module:
         n_routed_experts=8,
         num_experts_per_tok=2,
         n_shared_experts=1,
-        n_group=1,
-        topk_group=1,
+        n_group=4,
+        topk_group=2,
         max_position_embeddings=256,
         rope_parameters={
             "rope_type": "yarn",

@@ -1,0 +1,164 @@
+"""Finding the tokenizer that a reference means."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from blockzoo.checkpoints import hub
+from blockzoo.checkpoints.beside import TOKENIZER_BYTES
+from blockzoo.checkpoints.end_tokens import end_tokens
+from blockzoo.checkpoints.family import Family, Splitting
+from blockzoo.checkpoints.folder import read_bytes, read_json
+from blockzoo.checkpoints.load import NATIVE_CONFIG, meant, recognize
+from blockzoo.config import load_config, shipped
+from blockzoo.config.schema import ModelConfig
+from blockzoo.errors import CheckpointError, InputError
+from blockzoo.registry import Registry
+from blockzoo.tokenizers.kinds import STOP_WORDS, BytePairTokenizer, ByteTokenizer, TiktokenTokenizer
+
+if TYPE_CHECKING:
+    import tokenizers
+
+BYTES = "bytes"
+Known = ByteTokenizer | TiktokenTokenizer | BytePairTokenizer
+
+
+def tokenizer_name(config: ModelConfig, *, registry: Registry) -> str:
+    """What to call ``load_tokenizer`` with for a model: its own tokenizer, its family's, or bytes."""
+    if config.tokenizer is not None:
+        return config.tokenizer
+    return BYTES if config.family is None else registry.get("family", config.family).tokenizer
+
+
+def load_tokenizer(ref: str | Path, *, registry: Registry) -> Known:
+    """The tokenizer that a reference means. Raises CheckpointError or InputError where it can't be had."""
+    import tiktoken
+
+    name = str(ref)
+    if name == BYTES:
+        return ByteTokenizer()
+    if not Path(ref).is_dir():
+        if name in tiktoken.list_encoding_names():
+            return _from_tiktoken(name)
+        if name in shipped(registry):
+            return _of_model(load_config(name, registry=registry), registry)
+    return _from_folder(hub.local_folder(ref, (*hub.TOKENIZER, *hub.CONFIG)), registry)
+
+
+def _of_model(config: ModelConfig, registry: Registry) -> Known:
+    tokenizer = load_tokenizer(tokenizer_name(config, registry=registry), registry=registry)
+    if config.tokenizer is None and config.family is not None and isinstance(tokenizer, TiktokenTokenizer):
+        tokenizer.stop_tokens = registry.get("family", config.family).stop_tokens
+    return tokenizer
+
+
+def _from_tiktoken(name: str) -> TiktokenTokenizer:
+    import tiktoken
+
+    try:
+        return TiktokenTokenizer(tiktoken.get_encoding(name))
+    except (OSError, ValueError) as error:
+        folder = os.environ.get("TIKTOKEN_CACHE_DIR")
+        raise InputError(
+            f"tokenizer '{name}' is not in tiktoken's cache ({folder or 'TIKTOKEN_CACHE_DIR is not set'}) and could not"
+            f" be downloaded ({type(error).__name__});"
+            " point TIKTOKEN_CACHE_DIR at a folder that has it, or try with a network"
+        ) from error
+
+
+def _from_folder(folder: Path, registry: Registry) -> Known:
+    """tokenizer.json, else vocab.json and merges.txt, else the tokenizer of the checkpoint's config; and what the
+    folder says ends a text.
+    """
+    there = {entry.name for entry in folder.iterdir()}
+    settings = read_json(folder, "tokenizer_config.json") if "tokenizer_config.json" in there else {}
+    tokenizer: Known
+    if "tokenizer.json" in there:
+        tokenizer = _byte_pairs(folder / "tokenizer.json", _parse(folder, "tokenizer.json"), settings)
+    elif {"vocab.json", "merges.txt"} <= there:
+        tokenizer = _byte_pairs(folder / "vocab.json", _from_merges(folder, settings, registry), settings)
+    elif there & {NATIVE_CONFIG, "config.json"}:
+        tokenizer = _of_model(recognize(folder, registry=registry).config, registry)
+    else:
+        said = "holds no tokenizer.json, no vocab.json with merges.txt, and no config that names one"
+        raise CheckpointError(f"{folder}: {said}{meant(folder)}")
+    ends = end_tokens(folder, tokenizer.n_tokens)
+    tokenizer.stop_tokens = tuple(dict.fromkeys([*ends, *tokenizer.stop_tokens]))
+    return tokenizer
+
+
+def _byte_pairs(file: Path, tokenizer: tokenizers.Tokenizer, settings: dict[str, Any]) -> BytePairTokenizer:
+    """Stops at the words that end a text: the one that tokenizer_config.json names, and the usual ones."""
+    if type(tokenizer.decoder).__name__ != "ByteLevel":
+        raise CheckpointError(f"{file.parent}: its tokenizer is not byte-level; blockzoo reads byte-level ones only")
+    if not tokenizer.get_vocab_size(with_added_tokens=True):
+        raise CheckpointError(f"{file}: its vocabulary is empty; copy the tokenizer of the model's makers here")
+    words = [word for word in (settings.get("eos_token"), *STOP_WORDS) if isinstance(word, str)]
+    stops = [tokenizer.token_to_id(word) for word in words]
+    return BytePairTokenizer(tokenizer, tuple(token for token in stops if token is not None))
+
+
+def _parse(folder: Path, name: str) -> tokenizers.Tokenizer:
+    import tokenizers
+
+    try:
+        return tokenizers.Tokenizer.from_buffer(read_bytes(folder, name, TOKENIZER_BYTES))
+    except CheckpointError:
+        raise
+    except Exception as error:  # the library raises plain Exception
+        raise CheckpointError(f"{folder / name}: is no tokenizer ({error})") from error
+
+
+def _from_merges(folder: Path, settings: dict[str, Any], registry: Registry) -> tokenizers.Tokenizer:
+    """A byte-level BPE, which cuts text as the family that knows the tokenizer's class says; GPT-2's way where none
+    does.
+    """
+    import tokenizers
+    from tokenizers import decoders, models, normalizers, pre_tokenizers
+
+    vocabulary = read_json(folder, "vocab.json", TOKENIZER_BYTES)
+    lines = read_bytes(folder, "merges.txt", TOKENIZER_BYTES).decode("utf-8", errors="replace").split("\n")
+    merges: Any = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
+    splitting = _splitting(settings.get("tokenizer_class"), registry.families().values())
+    try:
+        tokenizer = tokenizers.Tokenizer(models.BPE(vocabulary, merges))
+        if splitting.pattern is None:
+            tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        else:
+            cut = pre_tokenizers.Split(tokenizers.Regex(splitting.pattern), "isolated")
+            level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+            tokenizer.pre_tokenizer = pre_tokenizers.Sequence([cut, level])
+        if splitting.nfc:
+            tokenizer.normalizer = normalizers.NFC()
+        tokenizer.decoder = decoders.ByteLevel()
+        _add(tokenizer, settings, splitting)
+    except Exception as error:  # the library raises plain Exception
+        raise CheckpointError(f"{folder}: vocab.json and merges.txt make no tokenizer ({error})") from error
+    return tokenizer
+
+
+def _add(tokenizer: tokenizers.Tokenizer, settings: dict[str, Any], splitting: Splitting) -> None:
+    """Tokens beside the merged ones: those that tokenizer_config.json lists, else those that the class always has."""
+    from tokenizers import AddedToken
+
+    listed = settings.get("added_tokens_decoder")
+    if isinstance(listed, dict):
+        added = sorted((int(token), entry["content"], bool(entry.get("special"))) for token, entry in listed.items())
+    else:
+        added = list(splitting.added)
+    for token, word, special in added:
+        known = tokenizer.token_to_id(word)
+        tokenizer.add_tokens([AddedToken(word, special=special, normalized=False)])
+        if tokenizer.token_to_id(word) != token:
+            raise ValueError(
+                f"added token {word!r} would get the id {tokenizer.token_to_id(word)}, not {token} (was {known})"
+            )
+
+
+def _splitting(tokenizer_class: object, families: Any) -> Splitting:
+    """The fast and the slow class of a tokenizer differ by a suffix."""
+    name = str(tokenizer_class).removesuffix("Fast")
+    found: list[Family] = [family for family in families if name in family.splittings]
+    return found[0].splittings[name] if found else Splitting()
