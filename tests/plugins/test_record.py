@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
-from blockzoo.cli import main
+from blockzoo.cli import main, plugins_record
 from blockzoo.cli.plugins_new import render
+from blockzoo.cli.plugins_record import _theirs
 from blockzoo_gpt2.samples import HF
 
 pytest.importorskip("transformers", reason="the independent implementation")
@@ -126,7 +129,9 @@ def test_record_compares_a_default_of_none_and_what_is_harmless(
         assert (line in lines) == compared
 
 
-def test_record_gives_transformers_the_samples_null(fresh: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_record_gives_transformers_the_samples_null(
+    fresh: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     tiny = '"vocab_size": 96,'
     assert tiny in FAMILY
     (fresh / "mine.py").write_text(FAMILY.replace(tiny, f'{tiny} "pad_token_id": 512,') + REGISTER)
@@ -135,7 +140,15 @@ def test_record_gives_transformers_the_samples_null(fresh: Path, capfd: pytest.C
     assert "Padding_idx must be within num_embeddings; its pad_token_id is beyond the sample's vocabulary: say" in out
     assert "--as" not in out
     (fresh / "mine.py").write_text(FAMILY.replace(tiny, f'{tiny} "pad_token_id": None,') + REGISTER)
+    read = []
+
+    def theirs(folder: Path, *rest: Any) -> torch.Tensor:
+        read.append(json.loads((folder / "config.json").read_text()))
+        return _theirs(folder, *rest)
+
+    monkeypatch.setattr(plugins_record, "_theirs", theirs)
     assert main(["plugins", "record", "./mine.py", "--as", "llama"]) == 0
+    assert [said["pad_token_id"] for said in read] == [None] * 4  # of two samples, and of what is written for them
 
 
 def test_record_reads_what_the_family_writes(fresh: Path, capfd: pytest.CaptureFixture[str]) -> None:

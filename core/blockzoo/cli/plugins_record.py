@@ -19,6 +19,7 @@ import typer
 from torch import Tensor
 
 from blockzoo.checkpoints import from_pretrained
+from blockzoo.checkpoints.config_json import TOKEN_IDS
 from blockzoo.cli.output import print_json
 from blockzoo.cli.plugins_record_defaults import other_defaults
 from blockzoo.cli.reading import read_plugin
@@ -131,7 +132,8 @@ def _rewritten(
     subject: FamilySubject, model: Decoder, folder: Path, theirs: Tensor, model_type: str | None
 ) -> str | None:
     """What is wrong with the config.json that the family writes: transformers must read the same model in it."""
-    written = subject.family.layouts[subject.layout].write_config(model.config)
+    ids = {key: value for key, value in subject.sample.config_json.items() if key in TOKEN_IDS}  # kept by every save
+    written = {**ids, **subject.family.layouts[subject.layout].write_config(model.config)}
     (folder / "config.json").write_text(json.dumps(written))
     try:
         off = error_of(_theirs(folder, TOKENS % model.config.vocab_size, model_type), theirs)
