@@ -82,17 +82,18 @@ const Operation RMS_NORM = {rms_norm_work, NULL, rms_norm_alone};
 
 /* --- layer norm --- */
 
-/* What a call says: y = (x - mean) / sqrt(variance + eps) * weight + bias, rows of `dim`; weight and bias, of x's type, may be
- * NULL; of `heads` rows each has its own, and so on.
+/* What a call says: y = (x - mean) / sqrt(variance + eps) * weight + bias, rows of `dim`; weight and bias may be of x's
+ * width or not, or NULL; of `heads` rows each has its own, and so on.
  */
 typedef struct {
     const char *x, *weight, *bias;
     char *y;
-    int64_t type, rows, dim, heads;
+    int64_t type, weight_type, bias_type, rows, dim, heads;
     double eps;
 } Layer;
 
-INLINE void layer_row(const void *x, const void *weight, const void *bias, int type, float eps, void *y, int dim) {
+INLINE void layer_row(const void *x, int type, const void *weight, int weight_type, const void *bias, int bias_type, float eps,
+                      void *y, int dim) {
     float sums[16] = {0}, squares[16] = {0}, sum = 0, square = 0;
     int i = 0;
     for (; i + 16 <= dim; i += 16)
@@ -104,11 +105,21 @@ INLINE void layer_row(const void *x, const void *weight, const void *bias, int t
     for (; i < dim; i++) square += (load(x, type, i) - mean) * (load(x, type, i) - mean);
     const float scale = 1 / sqrtf((square + sum_of(squares)) / (float)dim + eps);
     for (i = 0; i < dim; i++)
-        store(y, type, i, (load(x, type, i) - mean) * scale * (weight ? load(weight, type, i) : 1) + (bias ? load(bias, type, i) : 0));
+        store(y, type, i, (load(x, type, i) - mean) * scale * (weight ? load(weight, weight_type, i) : 1)
+                              + (bias ? load(bias, bias_type, i) : 0));
 }
 
-VARIANTS static void layer_f32(const void *x, const void *w, const void *b, float eps, void *y, int dim) { layer_row(x, w, b, F32, eps, y, dim); }
-VARIANTS static void layer_bf16(const void *x, const void *w, const void *b, float eps, void *y, int dim) { layer_row(x, w, b, BF16, eps, y, dim); }
+#define LAYER(name, type)                                                                                             \
+    VARIANTS static void name(const void *x, const void *w, int wt, const void *b, int bt, float eps, void *y, int dim) { \
+        if (wt == F32 && bt == F32)                                                                                   \
+            layer_row(x, type, w, F32, b, F32, eps, y, dim);                                                          \
+        else if (wt == BF16 && bt == BF16)                                                                            \
+            layer_row(x, type, w, BF16, b, BF16, eps, y, dim);                                                        \
+        else /* as slow as it is rare */                                                                              \
+            layer_row(x, type, w, wt, b, bt, eps, y, dim);                                                            \
+    }
+LAYER(layer_f32, F32)
+LAYER(layer_bf16, BF16)
 
 static int layer_norm_alone(const void *call) {
     const Layer *l = call;
@@ -120,8 +131,10 @@ static void layer_norm_work(const void *call, char *room, int me, int all) {
     const int64_t bytes = l->dim * (l->type == BF16 ? 2 : 4);
     (void)room;
     for (int64_t r = from_of(l->rows, me, all); r < until_of(l->rows, me, all); r++) {
-        const int64_t at = r % l->heads * bytes;
-        (l->type == BF16 ? layer_bf16 : layer_f32)(l->x + r * bytes, l->weight ? l->weight + at : NULL, l->bias ? l->bias + at : NULL,
+        const int64_t at = r % l->heads * l->dim;
+        const char *weight = l->weight ? l->weight + at * (l->weight_type == BF16 ? 2 : 4) : NULL;
+        const char *bias = l->bias ? l->bias + at * (l->bias_type == BF16 ? 2 : 4) : NULL;
+        (l->type == BF16 ? layer_bf16 : layer_f32)(l->x + r * bytes, weight, (int)l->weight_type, bias, (int)l->bias_type,
                                                    (float)l->eps, l->y + r * bytes, (int)l->dim);
     }
 }

@@ -68,23 +68,36 @@ def heads_of(gains: Tensor | None) -> int:
     return 1 if gains is None or gains.dim() == 1 else gains.shape[0]
 
 
+def type_of(*tensors: Tensor | None) -> int:
+    """Of the first that there is."""
+    return next(TYPES[tensor.dtype] for tensor in tensors if tensor is not None)
+
+
 NORM_ROWS = operation(
     "rms_norm(Tensor x, Tensor? weight, float eps, bool late, float offset) -> Tensor",
     "9q2d",
     like=like_the_first,
     told=lambda y, x, weight, eps, late, offset: (
-        *(place(x), place(weight), place(y), TYPES[x.dtype], TYPES[(x if weight is None else weight).dtype], late),
+        *(place(x), place(weight), place(y), TYPES[x.dtype], type_of(weight, x), late),
         *(x.numel() // x.shape[-1], x.shape[-1], heads_of(weight), eps, offset),
     ),
     ready=in_one_piece,
 )
 LAYER_ROWS = operation(
     "layer_norm(Tensor x, Tensor? weight, Tensor? bias, float eps) -> Tensor",
-    "8qd",
+    "10qd",
     like=like_the_first,
     told=lambda y, x, weight, bias, eps: (
-        *(place(x), place(weight), place(bias), place(y), TYPES[x.dtype], x.numel() // x.shape[-1], x.shape[-1]),
-        *(max(heads_of(weight), heads_of(bias)), eps),
+        *(
+            place(x),
+            place(weight),
+            place(bias),
+            place(y),
+            TYPES[x.dtype],
+            type_of(weight, bias, x),
+            type_of(bias, weight, x),
+        ),
+        *(x.numel() // x.shape[-1], x.shape[-1], max(heads_of(weight), heads_of(bias)), eps),
     ),
     ready=in_one_piece,
 )

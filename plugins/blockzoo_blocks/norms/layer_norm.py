@@ -48,9 +48,9 @@ class LayerNormConfig(NormConfig):
 
 def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, *, eps: float) -> Tensor:
     """x (..., D) less its mean, over its standard deviation, times weight (D,), plus bias (D,), where there are any.
-    Those of shape (H, D) are of each head of x (..., H, D).
+    Those of shape (H, D) are of each head of x (..., H, D). All may be of a float dtype of their own.
     """
-    if not by_head(weight, bias):
+    if not by_head(weight, bias) and all(part is None or part.dtype == x.dtype for part in (weight, bias)):
         return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
     y = F.layer_norm(x.to(torch.promote_types(x.dtype, torch.float32)), x.shape[-1:], None, None, eps)
     y = y if weight is None else y * weight
@@ -84,6 +84,11 @@ def examples(dtype: torch.dtype, device: torch.device) -> Iterator[Example]:
         static = {"eps": 1e-5, "gains": "each_head"}
         told = f"{heads}, gains each_head{', bias' * bias}"
         yield Example(told, (x, weight, b if bias else None), {"eps": 1e-5}, static)
+    if dtype in (torch.bfloat16, torch.float16):  # a file may hold what is small in float32
+        for shape, bias in (((1, 1, 48), torch.float32), ((2, 3, 20), dtype), ((5, 16), None)):
+            x, weight, b = (torch.randn(s, generator=generator) for s in (shape, shape[-1:], shape[-1:]))
+            given = (x.to(device, dtype), weight.to(device), None if bias is None else b.to(device, bias))
+            yield Example(f"{shape}, a float32 weight", given, {"eps": 1e-5}, static={"eps": 1e-5})
 
 
 LAYER_NORM = Op(

@@ -95,6 +95,10 @@ def examples(dtype: torch.dtype, device: torch.device) -> Iterator[Example]:
                 x = torch.randn(shape, generator=generator).to(device, dtype)
                 own = None if size is None else torch.randn(size, generator=generator).to(device, dtype)
                 yield Example(f"{shape}, {rounding}, gains {gains}", (x, own), how, static={**how, "gains": gains})
+        if dtype in (torch.bfloat16, torch.float16):  # a file may hold what is small in float32
+            for shape in ((1, 1, 48), (2, 3, 20)):
+                x, weight = (torch.randn(s, generator=generator).to(device) for s in (shape, shape[-1:]))
+                yield Example(f"{shape}, {rounding}, a float32 weight", (x.to(dtype), weight), how, static=how)
 
 
 RMS_NORM = Op(

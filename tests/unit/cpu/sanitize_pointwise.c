@@ -13,11 +13,11 @@ static void norms(int type, int weight_type, int64_t rows, int64_t dim, int late
     free(x), free(w), free(y);
 }
 
-static void layers(int type, int64_t rows, int64_t dim, int weighted, int biased, int64_t heads) {
-    void *x = numbers_of(type, rows * dim), *w = numbers_of(type, heads * dim), *b = numbers_of(type, heads * dim);
+static void layers(int type, int weight_type, int bias_type, int64_t rows, int64_t dim, int weighted, int biased, int64_t heads) {
+    void *x = numbers_of(type, rows * dim), *w = numbers_of(weight_type, heads * dim), *b = numbers_of(bias_type, heads * dim);
     void *y = malloc((size_t)(rows * dim) * bytes_of(type));
-    const Layer a = {.x = x, .weight = weighted ? w : NULL, .bias = biased ? b : NULL, .heads = heads, .y = y, .type = type, .rows = rows, .dim = dim,
-                     .eps = 1e-6};
+    const Layer a = {.x = x, .weight = weighted ? w : NULL, .bias = biased ? b : NULL, .heads = heads, .y = y, .type = type, .weight_type = weight_type,
+                     .bias_type = bias_type, .rows = rows, .dim = dim, .eps = 1e-6};
     failed |= called(&LAYER_NORM, &a);
     free(x), free(w), free(b), free(y);
 }
@@ -47,7 +47,7 @@ int main(void) {
             for (int i = 0; i < 4; i++)
                 for (int64_t heads = 0; heads <= 3; heads++) /* of 7 rows: not all heads are as often */
                     norms(type, i / 2, 7, DIMS[d], i % 2, i % 2, heads), norms(type, i / 2, 0, DIMS[d], i % 2, 0, heads),
-                        layers(type, 7, DIMS[d], i / 2, i % 2, heads ? heads : 1);
+                        layers(type, heads > 1 ? F32 : BF16, heads % 2 ? F32 : BF16, 7, DIMS[d], i / 2, i % 2, heads ? heads : 1);
             for (int64_t half = 1; 2 * half <= DIMS[d]; half += 5)
                 for (int interleaved = 0; interleaved < 2; interleaved++) turns(type, 3, DIMS[d], half, interleaved);
             for (int activation = SILU; activation <= RELU2; activation++) /* a scale makes silu the fifth */
@@ -55,8 +55,8 @@ int main(void) {
             gates(type, SILU, 1, 0, 0, DIMS[d]);
         }
         /* shared by threads: more rows than threads, and one */
-        norms(type, type, 114, 577, 1, 0, 6), layers(type, 114, 577, 1, 1, 6), turns(type, 15, 577, 288, 0);
-        norms(type, type, 1, 65537, 1, 0, 1), layers(type, 1, 65537, 1, 1, 1);
+        norms(type, type, 114, 577, 1, 0, 6), layers(type, type, type, 114, 577, 1, 1, 6), turns(type, 15, 577, 288, 0);
+        norms(type, type, 1, 65537, 1, 0, 1), layers(type, type, type, 1, 65537, 1, 1, 1);
     }
     return failed;
 }

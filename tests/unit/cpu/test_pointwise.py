@@ -10,6 +10,7 @@ from torch import Tensor
 
 from blockzoo.kernels import PHASES, Call, Capabilities, Example, Op
 from blockzoo_blocks.ffn.gate import GATE
+from blockzoo_blocks.norms.layer_norm import LAYER_NORM
 from blockzoo_blocks.norms.rms_norm import RMS_NORM
 from blockzoo_blocks.positions.rope import ROTARY
 from blockzoo_cpu import library, pointwise
@@ -18,6 +19,7 @@ pytestmark = pytest.mark.skipif(library.compiler() is None, reason="no C compile
 CPU = torch.device("cpu")
 KERNELS = {
     "rms_norm": (RMS_NORM, pointwise.RMS_NORM),
+    "layer_norm": (LAYER_NORM, pointwise.LAYER_NORM),
     "rotary": (ROTARY, pointwise.ROTARY),
     "gate": (GATE, pointwise.GATE),
 }
@@ -120,3 +122,26 @@ def test_prompts_in_float32_keep_the_references_order() -> None:
     verdicts = {phase: pointwise.supports(Capabilities("cpu"), call) for phase, call in calls.items()}
     assert verdicts["decode"].ok
     assert "reference's order" in verdicts["prefill"].reason
+
+
+@pytest.mark.parametrize("x_type", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("weight_type", [None, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bias_type", [None, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("heads", [(), (3,)], ids=["shared", "each_head"])
+def test_a_layer_norms_weight_and_bias_may_be_of_types_of_their_own(
+    x_type: torch.dtype, weight_type: torch.dtype | None, bias_type: torch.dtype | None, heads: tuple[int, ...]
+) -> None:
+    """Against PyTorch's own in float64, of the numbers as they are stored."""
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(dtype: torch.dtype | None, *shape: int) -> Tensor | None:
+        return None if dtype is None else torch.randn(shape, generator=generator).to(dtype)
+
+    x, weight, bias = drawn(x_type, 2, 5, 3, 40), drawn(weight_type, *heads, 40), drawn(bias_type, *heads, 40)
+    assert x is not None
+    wanted = torch.nn.functional.layer_norm(x.double(), (40,), None, None, 1e-5)
+    wanted = wanted if weight is None else wanted * weight.double()
+    wanted = wanted if bias is None else wanted + bias.double()
+    for found in (LAYER_NORM.reference(x, weight, bias, eps=1e-5), pointwise.layer_norm(x, weight, bias, eps=1e-5)):
+        assert found.dtype == x_type
+        assert (found.double() - wanted).abs().max() <= wanted.abs().max() * (1e-6 if x_type == torch.float32 else 4e-3)
