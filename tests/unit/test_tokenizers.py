@@ -10,12 +10,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blockzoo.config import load_config
+from blockzoo.config import dump_yaml, load_config
 from blockzoo.errors import CheckpointError, InputError
 from blockzoo.registry import Registry
 from blockzoo.tokenizers import ByteTokenizer, load_tokenizer, tokenizer_name
 
 TEXT = "Hello wörld! It's 12345 o'clock…\n\n\t  日本語 🙂 e\u0301 <think>x</think> end  \n"
+
+TINY = {
+    "vocab_size": 256,
+    "context_length": 8,
+    "d_model": 8,
+    "norm": "rms_norm",
+    "position": "rope",
+    "layers": {"count": 1, "mixer": {"type": "gqa", "n_heads": 1}, "ffn": {"type": "glu", "d_ff": 8}},
+}
 
 
 @pytest.fixture
@@ -135,17 +144,16 @@ def test_folders_without_one(tmp_path: Path, registry: Registry) -> None:
         load_tokenizer(tmp_path / "absent", registry=registry)
 
 
+def test_a_config_that_names_its_own_folder(tmp_path: Path, registry: Registry) -> None:
+    config = load_config(TINY, {"tokenizer": str(tmp_path)}, registry=registry)
+    (tmp_path / "blockzoo.yaml").write_text(dump_yaml(config, registry))
+    with pytest.raises(CheckpointError, match="each names the next one's tokenizer, and none has one: copy it in"):
+        load_tokenizer(tmp_path, registry=registry)
+
+
 def test_the_tokenizer_of_a_model(registry: Registry) -> None:
-    tiny = {
-        "vocab_size": 256,
-        "context_length": 8,
-        "d_model": 8,
-        "norm": "rms_norm",
-        "position": "rope",
-        "layers": {"count": 1, "mixer": {"type": "gqa", "n_heads": 1}, "ffn": {"type": "glu", "d_ff": 8}},
-    }
-    assert tokenizer_name(load_config(tiny, registry=registry), registry=registry) == "bytes"
-    family = load_config({**tiny, "family": "gpt_oss"}, registry=registry)
+    assert tokenizer_name(load_config(TINY, registry=registry), registry=registry) == "bytes"
+    family = load_config({**TINY, "family": "gpt_oss"}, registry=registry)
     assert tokenizer_name(family, registry=registry) == "o200k_harmony"
-    own = load_config({**tiny, "family": "gpt_oss", "tokenizer": "bytes"}, registry=registry)
+    own = load_config({**TINY, "family": "gpt_oss", "tokenizer": "bytes"}, registry=registry)
     assert tokenizer_name(own, registry=registry) == "bytes"

@@ -22,7 +22,7 @@ from blockzoo.checkpoints.places import WEIGHTS_AT_ONCE
 from blockzoo.checkpoints.safetensors_io import Planned
 from blockzoo.checkpoints.save import SHARD_BYTES, contents, counted, plan, write_checkpoint
 from blockzoo.checkpoints.tensors import wanted
-from blockzoo.checkpoints.values import check_range, check_values
+from blockzoo.checkpoints.values import check_values, too_much
 from blockzoo.checkpoints.witness import Witness
 from blockzoo.config.schema import ModelConfig
 from blockzoo.errors import CheckpointError
@@ -109,11 +109,8 @@ class Converted:
         if target.name in self._packed_before:
             return self._floats(target, self.dtype)
         if quantizer is None or quantizer == self._packed_before.get(weight):
-            value, dtype = self._stored(target), self.dtype_of(target.name)
-            if self._was[target.name].dtype is not None:
-                return value
-            check_range(value, dtype, f"{self._opened.source.folder}: '{target.name}'")
-            return value.to(dtype)
+            value = self._stored(target)
+            return value.to(self.dtype_of(target.name)) if self._was[target.name].dtype is None else value
         return self._repacked(Target(weight, target.row), quantizer)[part]
 
     def _repacked(self, weight: Target, quantizer: QuantizerConfig) -> dict[str, Tensor]:
@@ -147,6 +144,9 @@ class Converted:
         for rows in _pieces(whole):
             here = {name: tensor[row : row + len(rows)] for name, tensor in parts.items()}
             rows.copy_(before.unpack(here, dtype))
+            if not rows.isfinite().all():
+                where = f"{self._opened.source.folder}: '{weight.name}'"
+                raise CheckpointError(f"{where}, unpacked, has numbers in it {too_much(dtype)}")
             row += len(rows)
         return whole
 
@@ -173,7 +173,9 @@ class Converted:
         views = entry.parts(stored.read())
         for target, view in zip(entry.targets, views, strict=True):
             weight, _, part = target.name.rpartition(".")
-            check_values(view, stored, self._packed_before.get(weight), part)
+            kept = target.name in self._packed_now or self._was[target.name].dtype is not None
+            dtype = view.dtype if kept else self.dtype_of(target.name)
+            check_values(view, stored, self._packed_before.get(weight), part, dtype)
         if keep:
             self._read[entry.stored] = views
         return views

@@ -2,7 +2,8 @@
 
 As in transformers, ``generation_config.json`` decides where it is there, config.json where it isn't. transformers
 writes the one from the other's defaults, marked ``_from_model_config``: such ids are those of the published model and
-may lie past a smaller vocabulary (GPT-2's 50256), where they never come. What somebody wrote must be usable.
+may lie past a smaller vocabulary (GPT-2's 50256), or be -1 for none: they never come. What somebody wrote must be
+usable.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ def end_tokens(folder: Path, n_tokens: int) -> list[int]:
     value = said.get(KEY)
     ids = [] if value is None else value if isinstance(value, list) else [value]
     defaults = name == CONFIG or said.get(DERIVED) is True
-    if not all(type(one) is int and one >= 0 and (one < n_tokens or defaults) for one in ids):
+    if not all(type(one) is int and (0 <= one < n_tokens or defaults) for one in ids):
         text = repr(value)
         shown = text if len(text) <= 60 else text[:57] + "..."
         raise CheckpointError(
             f"{folder / name}: '{KEY}' is {shown}; it must be the id of a token, from 0 to {n_tokens - 1}, a list of"
             " such, or null"
         )
-    return [one for one in ids if one < n_tokens]
+    return [one for one in ids if 0 <= one < n_tokens]
 
 
 def how_to_generate(kept: Mapping[str, Mapping[str, Any]], *, config_has_ids: bool) -> Mapping[str, Any] | None:

@@ -73,6 +73,8 @@ class Rule:
     def __post_init__(self) -> None:
         if isinstance(self.canonical, str):  # it would be taken for a tuple of letters
             raise TypeError(f"the rule '{self.stored}': canonical is a tuple: write (\"{self.canonical}\",)")
+        if isinstance(self.groups, bool) or not isinstance(self.groups, int | str):
+            raise TypeError(f"the rule '{self.stored}': groups is {self.groups!r}: say a number or an option's name")
         if self.interleaved and self.groups != 1:
             raise TypeError(f"the rule '{self.stored}': interleaved is row by row; leave it out, or groups")
 

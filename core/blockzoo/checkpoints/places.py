@@ -11,7 +11,7 @@ from blockzoo.accounting import parameters_of
 from blockzoo.blocks import QuantizerConfig
 from blockzoo.checkpoints.keymap import Target, Want
 from blockzoo.checkpoints.safetensors_io import StoredTensor
-from blockzoo.checkpoints.values import check_range, check_values
+from blockzoo.checkpoints.values import check_values, too_much
 from blockzoo.errors import CheckpointError
 from blockzoo.model import Decoder
 from blockzoo.quantization import packed_names
@@ -79,9 +79,8 @@ class Places:
         """Raise CheckpointError where values of a stored tensor are no weights, or none in the dtype of their place."""
         weight, _, part = target.name.rpartition(".")
         quantizer = self._quantizers.get(weight) if target.name in self._stored else None
-        check_values(values, stored, quantizer, part)
-        if target.name in self._live and not self._keep_dtypes:
-            check_range(values, self._live[target.name].dtype, f"{stored.path}: tensor '{stored.name}'")
+        narrows = target.name in self._live and not self._keep_dtypes
+        check_values(values, stored, quantizer, part, self._live[target.name].dtype if narrows else values.dtype)
 
     def finish(self) -> None:
         assert not self._gathered, sorted(self._gathered)
@@ -118,6 +117,8 @@ class Places:
             packed = {n.rpartition(".")[2]: tensor for n, tensor in self._gathered.pop(weight).items()}
             master = self._live[weight]
             master.copy_(quantizer.unpack(packed, master.dtype))
+            if not master.isfinite().all():
+                raise CheckpointError(f"'{weight}', unpacked, has numbers in it {too_much(master.dtype)}")
 
     def _pack(self, target: Target, values: Tensor, row: int) -> None:
         """Pack rows of a weight into their places, a few million at a time: packing takes several times their bytes."""

@@ -5,6 +5,7 @@ can't.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import frexp
 
 import torch
 from torch import Tensor
@@ -23,19 +24,51 @@ INFINITY = {
 """The bits of infinity; those of a NaN, its sign left out, are more."""
 
 
-def check_values(values: Tensor, stored: StoredTensor, quantizer: QuantizerConfig | None, part: str) -> None:
-    """Raise CheckpointError for values that are no weights. ``quantizer``: whose packed tensor ``part`` they are of."""
+def check_values(
+    values: Tensor, stored: StoredTensor, quantizer: QuantizerConfig | None, part: str, dtype: torch.dtype
+) -> None:
+    """Raise CheckpointError for values that are no weights, or that ``dtype``, which they are to have, can't hold.
+
+    ``quantizer``: whose packed tensor ``part`` they are of.
+    """
     reason = None if quantizer is None else quantizer.invalid(part, values)
     if reason is None and values.dtype in INFINITY and values.numel():
-        most, infinity = max(map(greatest, _pieces(values))), INFINITY[values.dtype][1]
-        if most > infinity:
-            reason = "has NaN in it"
-        elif (
-            most == infinity and len(stored.shape) > 1
-        ):  # a vector may: a sink or a router's bias of -inf takes no part
-            reason = "has infinity in it, and is no vector"
+        reason = _no_weights(values, len(stored.shape) > 1, dtype)
     if reason is not None:
         raise CheckpointError(f"{stored.path}: tensor '{stored.name}' {reason}")
+
+
+def _no_weights(values: Tensor, matrix: bool, dtype: torch.dtype) -> str | None:
+    """What is wrong with floats, in words. A vector may be infinite: a sink, or a router's bias, of -inf takes no
+    part.
+    """
+    integer, infinity = INFINITY[values.dtype]
+    most = max(map(greatest, _pieces(values)))
+    if most > infinity:
+        return "has NaN in it"
+    if most == infinity and matrix:
+        return "has infinity in it, and is no vector"
+    if most < (limit := _limit(values.dtype, dtype)):
+        return None
+    most = greatest(torch.where(values.isinf(), 0, values)) if most == infinity else most
+    number = float(torch.tensor(most, dtype=integer).view(values.dtype))
+    return None if most < limit else f"has {number:g} in it, {too_much(dtype)}"
+
+
+def too_much(dtype: torch.dtype) -> str:
+    """Of a number that a float dtype can't hold, in words."""
+    wider = "bfloat16 or float32" if dtype == torch.float16 else "float32"
+    return f"more than {str(dtype).removeprefix('torch.')} holds: say {wider}"
+
+
+def _limit(stored: torch.dtype, dtype: torch.dtype) -> int:
+    """The bits of the least number that is infinite once it is cast; of infinity itself where none is."""
+    integer, infinity = INFINITY[stored]
+    if not dtype.is_floating_point or torch.finfo(dtype).max >= torch.finfo(stored).max:
+        return infinity
+    info = torch.finfo(dtype)
+    half_a_step = 2.0 ** (frexp(info.max)[1] - 1) * info.eps / 2
+    return int(torch.tensor(info.max + half_a_step, dtype=stored).view(integer))
 
 
 def greatest(values: Tensor) -> int:
@@ -48,21 +81,6 @@ def greatest(values: Tensor) -> int:
     bits = values.view(integer).numpy()  # NumPy: not torch's threads, as several readers look at once
     sign = torch.iinfo(integer).max + 1
     return max(int(bits.max()), int(bits.view(f"u{bits.itemsize}").max()) - sign)
-
-
-def check_range(values: Tensor, dtype: torch.dtype, name: str) -> None:
-    """Raise CheckpointError where one of these finite floats is infinite in ``dtype``. ``name``: what they are of."""
-    if not (dtype.is_floating_point and values.is_floating_point() and values.numel()):
-        return
-    most = torch.finfo(dtype).max
-    if most >= torch.finfo(values.dtype).max:
-        return
-    for piece in _pieces(values):
-        size = piece.abs()
-        size = torch.where(size.isinf(), 0, size).max()
-        if size > most:
-            short = str(dtype).removeprefix("torch.")
-            raise CheckpointError(f"{name} has {size:g}, and {short} ends at {most:g}: say bfloat16 or float32")
 
 
 def _pieces(values: Tensor) -> Iterator[Tensor]:

@@ -60,11 +60,11 @@ class Sampler:
         InputError for logits that are no numbers.
         """
         greatest = logits[:, : self.n_tokens].max(-1)  # argmax takes three to five times as long
-        if not greatest.values.isfinite().all():
-            raise InputError(
-                f"the model's logits are {float(greatest.values.sum())}: weights of no sense, or too large for"
-                f" {str(logits.dtype).removeprefix('torch.')}; try float32"
-            )
+        wrong = greatest.values[~greatest.values.isfinite()]
+        if len(wrong):
+            dtype = str(logits.dtype).removeprefix("torch.")
+            advice = "" if logits.dtype in (torch.float32, torch.float64) else "; try float32"
+            raise InputError(f"the model's logits are {wrong[0]:g}: its weights, or what {dtype} makes of them{advice}")
         if self.temperature == 0:
             return greatest.indices.tolist()
         rows = self.probabilities(logits).cpu()

@@ -34,21 +34,29 @@ def tokenizer_name(config: ModelConfig, *, registry: Registry) -> str:
 
 def load_tokenizer(ref: str | Path, *, registry: Registry) -> Known:
     """The tokenizer that a reference means. Raises CheckpointError or InputError where it can't be had."""
+    return _load(ref, registry, ())
+
+
+def _load(ref: str | Path, registry: Registry, named_by: tuple[str, ...]) -> Known:
+    """``named_by``: the references that led here, each of which names the next one's tokenizer as its own."""
     import tiktoken
 
     name = str(ref)
+    if name in named_by:
+        circle = " -> ".join((*named_by, name))
+        raise CheckpointError(f"{circle}: each names the next one's tokenizer, and none has one: copy it in")
     if name == BYTES:
         return ByteTokenizer()
     if not Path(ref).is_dir():
         if name in tiktoken.list_encoding_names():
             return _from_tiktoken(name)
         if name in shipped(registry):
-            return _of_model(load_config(name, registry=registry), registry)
-    return _from_folder(hub.local_folder(ref, (*hub.TOKENIZER, *hub.CONFIG)), registry)
+            return _of_model(load_config(name, registry=registry), registry, (*named_by, name))
+    return _from_folder(hub.local_folder(ref, (*hub.TOKENIZER, *hub.CONFIG)), registry, (*named_by, name))
 
 
-def _of_model(config: ModelConfig, registry: Registry) -> Known:
-    tokenizer = load_tokenizer(tokenizer_name(config, registry=registry), registry=registry)
+def _of_model(config: ModelConfig, registry: Registry, named_by: tuple[str, ...]) -> Known:
+    tokenizer = _load(tokenizer_name(config, registry=registry), registry, named_by)
     if config.tokenizer is None and config.family is not None and isinstance(tokenizer, TiktokenTokenizer):
         tokenizer.stop_tokens = registry.get("family", config.family).stop_tokens
     return tokenizer
@@ -68,7 +76,7 @@ def _from_tiktoken(name: str) -> TiktokenTokenizer:
         ) from error
 
 
-def _from_folder(folder: Path, registry: Registry) -> Known:
+def _from_folder(folder: Path, registry: Registry, named_by: tuple[str, ...]) -> Known:
     """tokenizer.json, else vocab.json and merges.txt, else the tokenizer of the checkpoint's config; and what the
     folder says ends a text.
     """
@@ -80,7 +88,7 @@ def _from_folder(folder: Path, registry: Registry) -> Known:
     elif {"vocab.json", "merges.txt"} <= there:
         tokenizer = _byte_pairs(folder / "vocab.json", _from_merges(folder, settings, registry), settings)
     elif there & {NATIVE_CONFIG, "config.json"}:
-        tokenizer = _of_model(recognize(folder, registry=registry).config, registry)
+        tokenizer = _of_model(recognize(folder, registry=registry).config, registry, named_by)
     else:
         said = "holds no tokenizer.json, no vocab.json with merges.txt, and no config that names one"
         raise CheckpointError(f"{folder}: {said}{meant(folder)}")

@@ -77,12 +77,14 @@ class RopeConfig(AttentionPositionConfig):
         return refusal
 
     def _turns(self, rotated: int) -> bool:
-        """Whether every frequency is a number."""
+        """Whether every frequency is a number, whichever list of factors will count."""
+        tried = [self.scaling] if self.scaling is None else self.scaling.outcomes()
         try:
             with torch.device("cpu"):
-                return bool(frequencies(self.theta, rotated, self.scaling, torch.device("cpu")).isfinite().all())
+                found = [frequencies(self.theta, rotated, scaling, torch.device("cpu")) for scaling in tried]
         except (ArithmeticError, ValueError):
             return False
+        return all(bool(one.isfinite().all()) for one in found)
 
     def check(self, dims: Dims) -> Iterator[tuple[str, str]]:
         if self.scaling is not None:

@@ -92,8 +92,10 @@ def _read_one(
         for place, reader, name in readers
         if reader is not None and reader.raw(name) is not None
     }
-    if insides["rope_scaling"] is not None and [*found] == [f"rope_parameters.{inner}"]:  # displaced with the rest
-        found[f"rope_scaling.{inner}"] = default
+    displaced = insides["rope_scaling"] is not None and [*found] == [f"rope_parameters.{inner}"]
+    if displaced and default not in found.values():
+        why = f"stands in 'rope_parameters' alone, which 'rope_scaling' displaces: say '{inner}' beside them"
+        keys.problem(outer, why)
     if len(set(found.values())) > 1:
         said = ", ".join(f"'{place}' is {value}" for place, value in found.items())
         keys.problem(outer, f"has more than one value: {said}; keep the one that the model was trained with")

@@ -8,7 +8,7 @@ length to choose between its two lists, which would turn keys in a cache wrongly
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import ceil, floor, log, pi, sqrt
 from typing import Annotated, Literal, Self
 
@@ -35,6 +35,10 @@ class Scaling(BaseModel):
     def explicit(self, context_length: int) -> Self:
         """The same with what follows from the model's context written out."""
         return self
+
+    def outcomes(self) -> Sequence[Self]:
+        """All that ``explicit`` may give, by the model's context."""
+        return [self]
 
 
 class LinearScaling(Scaling):
@@ -115,6 +119,9 @@ class LongRopeScaling(Scaling):
         beyond = context_length > self.original_context_length
         which = self.which or ("long" if beyond else "short")
         return self.model_copy(update={"which": which, "attention_factor": attention_factor(self)})
+
+    def outcomes(self) -> Sequence[LongRopeScaling]:
+        return [self.explicit(context_length) for context_length in (0, self.original_context_length + 1)]
 
 
 RopeScaling = Annotated[

@@ -158,6 +158,15 @@ def test_one_table_serves_all_layers_of_equal_config() -> None:
     [
         {"theta": 1, "scaling": {"type": "yarn", "factor": 4, "original_context_length": 64}},
         {"theta": 1e-300},
+        {
+            "scaling": {
+                "type": "longrope",
+                "factor": 1,
+                "original_context_length": 64,
+                "short_factor": [1e-300, 1, 1, 1],
+                "long_factor": [1, 1, 1, 1],
+            }
+        },
         {"scaling": {"type": "ntk", "factor": 1e300}},
         {
             "scaling": {

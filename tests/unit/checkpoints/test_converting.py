@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import sys
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from blockzoo.blocks import QuantizerConfig
 from blockzoo.building import build
@@ -191,6 +193,29 @@ def test_what_a_quantizer_refuses_is_told(tmp_path: Path, shipping: Registry, mo
     with pytest.raises(CheckpointError, match=r"'layers.1.ffn.down.weight': int8 can't hold"):
         convert(tmp_path / "source", tmp_path / "out", registry=shipping, layout="native", change=change)
     assert nothing_left(tmp_path)
+
+
+def test_packed_weights_that_float16_cannot_hold(tmp_path: Path, shipping: Registry) -> None:
+    source = folder_of("gpt-oss-20b", "native", tmp_path, shipping, dtype=torch.bfloat16)
+    file = source / "model.safetensors"
+    stored = load_file(file)
+    name = next(name for name in stored if name.endswith("up.weight.scales"))
+    stored[name][1, 2] = 147  # times 2^20
+    save_file(stored, file)
+    weight = name.removesuffix(".scales")
+    said = f"'{weight}', unpacked, has numbers in it more than float16 holds: say bfloat16 or float32"
+    with pytest.raises(CheckpointError, match=re.escape(said)):
+        convert(
+            source,
+            tmp_path / "out",
+            registry=shipping,
+            layout="native",
+            dtype=torch.float16,
+            overrides={"layers.ffn.quantizer": None},
+        )
+    assert nothing_left(tmp_path)
+    with pytest.raises(CheckpointError, match=re.escape(said)):
+        from_pretrained(source, registry=shipping, dtype=torch.float16, trainable=True)
 
 
 def test_a_full_disk(tmp_path: Path, shipping: Registry, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 
 from blockzoo.checkpoints.safetensors_io import StoredTensor
-from blockzoo.checkpoints.values import INFINITY, VALUES_AT_ONCE, check_range, check_values, greatest
+from blockzoo.checkpoints.values import INFINITY, VALUES_AT_ONCE, check_values, greatest
 from blockzoo.errors import CheckpointError
 
 
@@ -16,8 +17,9 @@ def has_nan(values: torch.Tensor) -> bool:
     return greatest(values) > INFINITY[values.dtype][1]
 
 
-def check(values: torch.Tensor) -> None:
-    check_values(values, StoredTensor("name", values.dtype, tuple(values.shape), Path("file"), 0), None, "")
+def check(values: torch.Tensor, dtype: torch.dtype | None = None) -> None:
+    stored = StoredTensor("name", values.dtype, tuple(values.shape), Path("file"), 0)
+    check_values(values, stored, None, "", values.dtype if dtype is None else dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -56,10 +58,20 @@ def test_a_vector_alone_may_be_infinite(infinity: float) -> None:
         check(torch.tensor([[1.0, infinity]]))
 
 
-def test_what_a_narrower_dtype_cannot_hold() -> None:
-    check_range(torch.tensor([65504.0, -1.0]), torch.float16, "it")
-    check_range(torch.tensor([1e38, float("-inf")]), torch.bfloat16, "it")
-    check_range(torch.tensor([1e38], dtype=torch.bfloat16), torch.float32, "it")
-    check_range(torch.ones(2, dtype=torch.uint8), torch.float16, "it")
-    with pytest.raises(CheckpointError, match="it has 100000, and float16 ends at 65504: say bfloat16 or float32"):
-        check_range(torch.tensor([float("inf"), -1e5]), torch.float16, "it")
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_what_a_narrower_dtype_cannot_hold(stored: torch.dtype, dtype: torch.dtype) -> None:
+    """Exactly what a cast makes infinite is refused."""
+    near = torch.finfo(dtype).max * torch.linspace(0.9, 1.1, 4001, dtype=torch.float64)
+    found = near.to(stored)
+    found = found[found.isfinite()]
+    for value in found[::7]:
+        for vector in (torch.stack([-value, value / 2]), torch.tensor([float("-inf"), value], dtype=stored)):
+            infinite = bool(value.to(dtype).isinf())
+            told = pytest.raises(CheckpointError, match="in it, more than") if infinite else nullcontext()
+            with told:
+                check(vector, dtype)
+    with pytest.raises(CheckpointError, match="has 100000 in it, more than float16 holds: say bfloat16 or float32"):
+        check(torch.tensor([1.0, -1e5]), torch.float16)
+    with pytest.raises(CheckpointError, match="more than bfloat16 holds: say float32"):
+        check(torch.tensor([3.4e38]), torch.bfloat16)
