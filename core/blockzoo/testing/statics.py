@@ -43,7 +43,7 @@ def _held_to_its_word(name: str, slot: Slot, phase: Phase) -> Callable[..., Tens
         problem = disagreement(slot.op, slot.static, args, kwargs, may_leave_out=phase != "train")
         need(
             problem is None,
-            f"'{name}' in {phase}: {problem}: pass it in the call, or, if that is meant, say so in the Slot",
+            f"'{name}' in {phase}: {problem}: call and Slot say the same; change the one that is wrong",
         )
         return function(*args, **kwargs)
 
