@@ -42,7 +42,7 @@ typedef void (*Attend)(const Attention *a, const Task *t);
 
 static inline int to_lanes(int64_t n) { return (int)((n + LANES - 1) / LANES * LANES); }
 
-static inline size_t size_of(const Attention *a) { return a->type == BF16 ? 2 : 4; }
+static inline size_t size_of(const Attention *a) { return (size_t)width_of((int)a->type); }
 
 static inline const char *at(const void *base, int64_t index, const Attention *a) {
     return (const char *)base + index * (int64_t)size_of(a);

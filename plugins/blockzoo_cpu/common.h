@@ -64,6 +64,8 @@ INLINE float rounded_to(float value, int type) { /* of a NaN, itself */
     return type == BF16 ? of_bits((bits & 0x7fffffff) > 0x7f800000 ? bits : rounded) : value;
 }
 
+INLINE int width_of(int type) { return type == BF16 ? 2 : 4; } /* bytes of a number */
+
 INLINE float load(const void *numbers, int type, size_t i) {
     return type == BF16 ? of_bf16(((const uint16_t *)numbers)[i]) : ((const float *)numbers)[i];
 }

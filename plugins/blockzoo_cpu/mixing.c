@@ -40,7 +40,7 @@ static int mix_alone(const void *call) {
 
 static void mix_work(const void *call, char *room, int me, int all) {
     const Mix *m = call;
-    const int64_t bytes = m->dim * (m->type == BF16 ? 2 : 4);
+    const int64_t bytes = m->dim * width_of((int)m->type);
     (void)room;
     for (int64_t t = from_of(m->tokens, me, all); t < until_of(m->tokens, me, all); t++)
         (m->type == BF16 ? mix_bf16 : mix_f32)(m->y + t * m->experts * bytes, m->weights + t * m->experts, m->out + t * bytes, m->experts,

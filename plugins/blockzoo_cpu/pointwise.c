@@ -69,7 +69,7 @@ static int rms_norm_alone(const void *call) {
 
 static void rms_norm_work(const void *call, char *room, int me, int all) {
     const Norm *a = call;
-    const int64_t bytes = a->dim * (a->type == BF16 ? 2 : 4), gains = a->dim * (a->weight_type == BF16 ? 2 : 4);
+    const int64_t bytes = a->dim * width_of((int)a->type), gains = a->dim * width_of((int)a->weight_type);
     (void)room;
     for (int64_t r = from_of(a->rows, me, all); r < until_of(a->rows, me, all); r++) {
         const char *weight = a->weight ? a->weight + r % a->heads * gains : NULL;
@@ -128,12 +128,12 @@ static int layer_norm_alone(const void *call) {
 
 static void layer_norm_work(const void *call, char *room, int me, int all) {
     const Layer *l = call;
-    const int64_t bytes = l->dim * (l->type == BF16 ? 2 : 4);
+    const int64_t bytes = l->dim * width_of((int)l->type);
     (void)room;
     for (int64_t r = from_of(l->rows, me, all); r < until_of(l->rows, me, all); r++) {
         const int64_t at = r % l->heads * l->dim;
-        const char *weight = l->weight ? l->weight + at * (l->weight_type == BF16 ? 2 : 4) : NULL;
-        const char *bias = l->bias ? l->bias + at * (l->bias_type == BF16 ? 2 : 4) : NULL;
+        const char *weight = l->weight ? l->weight + at * width_of((int)l->weight_type) : NULL;
+        const char *bias = l->bias ? l->bias + at * width_of((int)l->bias_type) : NULL;
         (l->type == BF16 ? layer_bf16 : layer_f32)(l->x + r * bytes, weight, (int)l->weight_type, bias, (int)l->bias_type,
                                                    (float)l->eps, l->y + r * bytes, (int)l->dim);
     }
@@ -180,7 +180,7 @@ static int rotary_alone(const void *call) {
 
 static void rotary_work(const void *call, char *room, int me, int all) {
     const Rotary *a = call;
-    const int64_t size = a->type == BF16 ? 2 : 4, rows = a->batch * a->heads * a->tokens;
+    const int64_t size = width_of((int)a->type), rows = a->batch * a->heads * a->tokens;
     (void)room;
     for (int64_t r = from_of(rows, me, all); r < until_of(rows, me, all); r++) {
         const int64_t row = r / (a->heads * a->tokens), token = r / a->heads % a->tokens, head = r % a->heads; /* as projections lie */

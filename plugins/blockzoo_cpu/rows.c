@@ -127,7 +127,7 @@ static void rows_work(const void *call, char *room, int me, int all) {
     Row *rows = (Row *)(room + at.rows);
     int32_t *order = (int32_t *)(room + at.order);
     for (int64_t r = me; r < different(a); r += all) {
-        const char *from = (const char *)a->x + (size_t)r * (size_t)a->stride * (a->type == BF16 ? 2 : 4);
+        const char *from = (const char *)a->x + (size_t)r * (size_t)a->stride * (size_t)width_of((int)a->type);
         prepare(&kernel, (int)a->weight, from, (int)a->type, (int)a->d_in, room + at.prepared + r * each, &rows[r]);
     }
     if (me == 0) *next = 0, by_expert(a, order);

@@ -22,7 +22,7 @@ from blockzoo.checkpoints.places import WEIGHTS_AT_ONCE
 from blockzoo.checkpoints.safetensors_io import Planned
 from blockzoo.checkpoints.save import SHARD_BYTES, contents, counted, plan, write_checkpoint
 from blockzoo.checkpoints.tensors import wanted
-from blockzoo.checkpoints.values import check_values, too_much
+from blockzoo.checkpoints.values import check_unpacked, check_values
 from blockzoo.checkpoints.witness import Witness
 from blockzoo.config.schema import ModelConfig
 from blockzoo.errors import CheckpointError
@@ -144,9 +144,7 @@ class Converted:
         for rows in _pieces(whole):
             here = {name: tensor[row : row + len(rows)] for name, tensor in parts.items()}
             rows.copy_(before.unpack(here, dtype))
-            if not rows.isfinite().all():
-                where = f"{self._opened.source.folder}: '{weight.name}'"
-                raise CheckpointError(f"{where}, unpacked, has numbers in it {too_much(dtype)}")
+            check_unpacked(rows, f"{self._opened.source.folder}: '{weight.name}'")
             row += len(rows)
         return whole
 

@@ -27,10 +27,8 @@ from blockzoo.checkpoints.places import Places
 from blockzoo.checkpoints.safetensors_io import StoredTensor
 from blockzoo.checkpoints.tensors import wanted
 from blockzoo.checkpoints.variants import keys_behind
-from blockzoo.config import load_config, read_yaml
-from blockzoo.config.node import shown
+from blockzoo.config import load_config
 from blockzoo.config.schema import ModelConfig
-from blockzoo.config.shipped import is_path
 from blockzoo.errors import CheckpointError, ConfigError, InputError, Problem
 from blockzoo.memory_plan import check_mapped_table
 from blockzoo.model import Decoder
@@ -86,8 +84,7 @@ def recognize(folder: Path, *, registry: Registry, overrides: Mapping[str, objec
     """Which layout a folder is in, and its config. Raises CheckpointError or ConfigError where none fits."""
     if holds(folder, NATIVE_CONFIG):
         file = path_in(folder, NATIVE_CONFIG)
-        _need_no_other_file(file)
-        return Source(folder, load_config(file, overrides, registry=registry), None, "native")
+        return Source(folder, load_config(file, overrides, registry=registry, alone=True), None, "native")
     if not holds(folder, "config.json"):
         raise CheckpointError(f"{folder}: holds neither {NATIVE_CONFIG} nor config.json{meant(folder)}")
     values = read_config_json(folder)
@@ -102,14 +99,6 @@ def recognize(folder: Path, *, registry: Registry, overrides: Mapping[str, objec
     except ConfigError as error:  # the overrides' problems have places of their own
         problems = [_in_file(p, folder, values, read) if p.place == "mapping" else p for p in error.problems]
         raise ConfigError(problems) from error
-
-
-def _need_no_other_file(config: Path) -> None:
-    """A checkpoint may come from strangers, who have no business with files outside of it."""
-    extends = read_yaml(config).get("extends")
-    if extends is not None and isinstance(extends.value, str) and is_path(extends.value):
-        why = f"found {shown(extends)}: a checkpoint extends no other file; write what it says here, or a shipped name"
-        raise ConfigError([Problem(str(extends.place), f"extends: {why}")])
 
 
 def meant(folder: Path) -> str:

@@ -11,7 +11,7 @@ from blockzoo.accounting import parameters_of
 from blockzoo.blocks import QuantizerConfig
 from blockzoo.checkpoints.keymap import Target, Want
 from blockzoo.checkpoints.safetensors_io import StoredTensor
-from blockzoo.checkpoints.values import check_values, too_much
+from blockzoo.checkpoints.values import check_unpacked, check_values
 from blockzoo.errors import CheckpointError
 from blockzoo.model import Decoder
 from blockzoo.quantization import packed_names
@@ -117,8 +117,7 @@ class Places:
             packed = {n.rpartition(".")[2]: tensor for n, tensor in self._gathered.pop(weight).items()}
             master = self._live[weight]
             master.copy_(quantizer.unpack(packed, master.dtype))
-            if not master.isfinite().all():
-                raise CheckpointError(f"'{weight}', unpacked, has numbers in it {too_much(master.dtype)}")
+            check_unpacked(master, f"'{weight}'")
 
     def _pack(self, target: Target, values: Tensor, row: int) -> None:
         """Pack rows of a weight into their places, a few million at a time: packing takes several times their bytes."""

@@ -52,10 +52,16 @@ def _no_weights(values: Tensor, matrix: bool, dtype: torch.dtype) -> str | None:
         return None
     most = greatest(torch.where(values.isinf(), 0, values)) if most == infinity else most
     number = float(torch.tensor(most, dtype=integer).view(values.dtype))
-    return None if most < limit else f"has {number:g} in it, {too_much(dtype)}"
+    return None if most < limit else f"has {number:g} in it, {_too_much(dtype)}"
 
 
-def too_much(dtype: torch.dtype) -> str:
+def check_unpacked(values: Tensor, name: str) -> None:
+    """Raise CheckpointError where a weight that was unpacked is beyond its dtype."""
+    if not values.isfinite().all():
+        raise CheckpointError(f"{name}, unpacked, has numbers in it {_too_much(values.dtype)}")
+
+
+def _too_much(dtype: torch.dtype) -> str:
     """Of a number that a float dtype can't hold, in words."""
     wider = "bfloat16 or float32" if dtype == torch.float16 else "float32"
     return f"more than {str(dtype).removeprefix('torch.')} holds: say {wider}"

@@ -23,8 +23,8 @@ from blockzoo.checkpoints.config_json import TOKEN_IDS
 from blockzoo.cli.output import print_json
 from blockzoo.cli.plugins_record_defaults import other_defaults
 from blockzoo.cli.reading import read_plugin
+from blockzoo.config.schema import ModelConfig
 from blockzoo.errors import InputError
-from blockzoo.model import Decoder
 from blockzoo.registry import Registry
 from blockzoo.testing import CheckFailed, CheckSkipped
 from blockzoo.testing.check import error_of, one_line, quiet
@@ -121,22 +121,24 @@ def _recorded(subject: FamilySubject, model_type: str | None) -> Recorded:
         except Exception as error:
             return Recorded(subject.label, error=f"transformers can't: {_told(error)}")
         logits = tuple(float(f"{logit:.{DIGITS}g}") for logit in theirs[:KEPT].tolist())
-        off = error_of(model(tokens)[-1, -1], theirs)
-        found = Recorded(subject.label, logits, off)
-        return (
-            found if not found.agrees else replace(found, error=_rewritten(subject, model, folder, theirs, model_type))
-        )
+        found = Recorded(subject.label, logits, error_of(model(tokens)[-1, -1], theirs))
+        if not found.agrees:
+            return found
+        _rewrite(folder, subject, model.config)
+        return replace(found, error=_other_than(theirs, folder, tokens, model_type))
 
 
-def _rewritten(
-    subject: FamilySubject, model: Decoder, folder: Path, theirs: Tensor, model_type: str | None
-) -> str | None:
-    """What is wrong with the config.json that the family writes: transformers must read the same model in it."""
+def _rewrite(folder: Path, subject: FamilySubject, config: ModelConfig) -> None:
+    """The config.json that the family writes, in place of the sample's."""
     ids = {key: value for key, value in subject.sample.config_json.items() if key in TOKEN_IDS}  # kept by every save
-    written = {**ids, **subject.family.layouts[subject.layout].write_config(model.config)}
+    written = {**ids, **subject.family.layouts[subject.layout].write_config(config)}
     (folder / "config.json").write_text(json.dumps(written))
+
+
+def _other_than(theirs: Tensor, folder: Path, tokens: Tensor, model_type: str | None) -> str | None:
+    """What is wrong with a config.json that was written: transformers must read the same model in it."""
     try:
-        off = error_of(_theirs(folder, TOKENS % model.config.vocab_size, model_type), theirs)
+        off = error_of(_theirs(folder, tokens, model_type), theirs)
     except Exception as error:
         return f"transformers can't read what write_config writes: {_told(error)}"
     if off <= RECORDED:

@@ -8,7 +8,7 @@ from typing import Any
 
 from blockzoo.config.merge import merge
 from blockzoo.config.node import Node, Place, Problems, from_python, shown
-from blockzoo.config.shipped import find
+from blockzoo.config.shipped import find, is_path
 from blockzoo.config.yaml_source import from_overrides, read_file
 from blockzoo.errors import ConfigError
 from blockzoo.registry import Registry
@@ -27,10 +27,16 @@ def merged(
 
 
 def merged_tree(
-    ref: str | Path | Mapping[str, Any], overrides: Mapping[str, object] | None, registry: Registry, problems: Problems
+    ref: str | Path | Mapping[str, Any],
+    overrides: Mapping[str, object] | None,
+    registry: Registry,
+    problems: Problems,
+    alone: bool = False,
 ) -> Node:
-    """The same, with ``problems`` noted for more to come, and raised only where there is no tree."""
-    root = _read(ref, registry, problems)
+    """The same, with ``problems`` noted for more to come, and raised only where there is no tree. ``alone``: it may
+    extend a shipped config and no file: a checkpoint may come from strangers.
+    """
+    root = _read(ref, registry, problems, alone)
     if problems.overflow:
         problems.raise_any()
     for tree in from_overrides(dict(overrides or {}), problems):
@@ -43,7 +49,7 @@ def merged_tree(
     return root
 
 
-def _read(ref: str | Path | Mapping[str, Any], registry: Registry, problems: Problems) -> Node | None:
+def _read(ref: str | Path | Mapping[str, Any], registry: Registry, problems: Problems, alone: bool) -> Node | None:
     """The tree of a reference with all that it extends merged under it."""
     if isinstance(ref, Mapping):
         return _extended(from_python(ref, "mapping", problems), None, registry, problems, ())
@@ -54,6 +60,11 @@ def _read(ref: str | Path | Mapping[str, Any], registry: Registry, problems: Pro
     if root.get("name") is None:  # a file's own name, never the name of what it extends
         name = Node(path.stem, Place(str(path)), "name")
         root = root.replaced({"name": name, **root.without("name").mapping})
+    extends = root.get("extends")
+    if alone and extends is not None and isinstance(extends.value, str) and is_path(extends.value):
+        why = "a checkpoint extends no other file; write what it says here, or a shipped name"
+        problems.at(extends, f"found {shown(extends)}: {why}")
+        problems.raise_any()
     return _extended(root, path, registry, problems, (path.resolve(),))
 
 

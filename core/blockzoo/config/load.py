@@ -63,21 +63,30 @@ class Loaded:
 
 
 def load_config(
-    ref: str | Path | Mapping[str, Any], overrides: Mapping[str, object] | None = None, *, registry: Registry
+    ref: str | Path | Mapping[str, Any],
+    overrides: Mapping[str, object] | None = None,
+    *,
+    registry: Registry,
+    alone: bool = False,
 ) -> ModelConfig:
     """The model that a shipped name, a YAML file or a mapping describes. ``overrides``: dotted keys, laid on last.
+    ``alone``: it may extend a shipped config and no file.
 
     Raises ConfigError with everything that is wrong, each with its place.
     """
-    return load(ref, overrides, registry=registry).config
+    return load(ref, overrides, registry=registry, alone=alone).config
 
 
 def load(
-    ref: str | Path | Mapping[str, Any], overrides: Mapping[str, object] | None = None, *, registry: Registry
+    ref: str | Path | Mapping[str, Any],
+    overrides: Mapping[str, object] | None = None,
+    *,
+    registry: Registry,
+    alone: bool = False,
 ) -> Loaded:
     """``load_config``, and where each value came from."""
     problems = Problems()
-    return _Assembly(merged_tree(ref, overrides, registry, problems), registry, problems).run()
+    return _Assembly(merged_tree(ref, overrides, registry, problems, alone), registry, problems).run()
 
 
 class _Assembly:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 
 def gains_shape(dim: int, heads: int | None) -> tuple[int, ...]:
     """(dim,), or (heads, dim) where each head has its own."""
@@ -13,3 +15,8 @@ def gains_told(weight: bool, by_head: bool) -> str | None:
     if not weight:
         return "none"
     return "each_head" if by_head else None
+
+
+def by_head(*parts: Tensor | None) -> bool:
+    """Whether gains or biases are of each head."""
+    return any(part is not None and part.dim() == 2 for part in parts)

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from blockzoo.blocks import Cost, NormConfig, Parameter, Role
 from blockzoo.kernels import Example, Op, Slot
 from blockzoo.linear import phase_of
-from blockzoo_blocks.norms.gains import gains_shape, gains_told
+from blockzoo_blocks.norms.gains import by_head, gains_shape, gains_told
 
 
 class LayerNormConfig(NormConfig):
@@ -55,11 +55,6 @@ def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, *, eps: fl
     y = F.layer_norm(x.to(torch.promote_types(x.dtype, torch.float32)), x.shape[-1:], None, None, eps)
     y = y if weight is None else y * weight
     return (y if bias is None else y + bias).to(x.dtype)
-
-
-def by_head(*parts: Tensor | None) -> bool:
-    """Whether gains or biases are of each head."""
-    return any(part is not None and part.dim() == 2 for part in parts)
 
 
 def examples(dtype: torch.dtype, device: torch.device) -> Iterator[Example]:

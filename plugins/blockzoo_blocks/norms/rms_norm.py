@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from blockzoo.blocks import Cost, Dims, NormConfig, Parameter, Role, filled
 from blockzoo.kernels import Example, Op, Slot
 from blockzoo.linear import phase_of
-from blockzoo_blocks.norms.gains import gains_shape, gains_told
+from blockzoo_blocks.norms.gains import by_head, gains_shape, gains_told
 
 
 class RMSNormConfig(NormConfig):
@@ -107,7 +107,7 @@ RMS_NORM = Op(
     examples,
     {torch.float64: 1e-12, torch.float32: 1e-6, torch.bfloat16: 1e-2, torch.float16: 2e-3},
     static=frozenset({"eps", "scale_in_fp32", "weight_offset", "gains"}),
-    facts=lambda x, weight, **how: {"gains": gains_told(weight is not None, weight is not None and weight.dim() == 2)},
+    facts=lambda x, weight, **how: {"gains": gains_told(weight is not None, by_head(weight))},
 )
 
 

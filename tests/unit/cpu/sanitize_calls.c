@@ -30,7 +30,7 @@ static int compute(float **t, const float *w, const float *far, const int64_t *c
         const Member *told;
     } made[] = {
         {&ADD, STRUCT(p(t[X]), p(t[X]), p(t[SUMMED]), i(F32), i(N * D))},
-        {&RMS_NORM, STRUCT(p(t[SUMMED]), p(w), p(t[NORMED]), i(F32), i(F32), i(1), i(N), i(D), d(1e-6), d(0))},
+        {&RMS_NORM, STRUCT(p(t[SUMMED]), p(w), p(t[NORMED]), i(F32), i(F32), i(1), i(N), i(D), i(1), d(1e-6), d(0))},
         /* two that share their room, of other sizes; then one thread's, which waits for all */
         {&ROWS, STRUCT(p(w), p(NULL), p(w), p(t[NORMED]), p(t[TIMES]), p(NULL), i(FLOAT32), i(F32), i(D), i(F32), i(N), i(D), i(D),
                          i(1), i(0), i(has_avx512()))},
@@ -38,7 +38,7 @@ static int compute(float **t, const float *w, const float *far, const int64_t *c
                          i(3), i(0), i(has_avx512()))},
         {&ADD, STRUCT(p(t[TIMES]), p(t[SUMMED]), p(t[BACK]), i(F32), i(N * D))},
         /* more threads than rows, outputs and pieces */
-        {&LAYER_NORM, STRUCT(p(far), p(NULL), p(far), p(t[LAYER]), i(F32), i(1), i(LONG), d(1e-6))},
+        {&LAYER_NORM, STRUCT(p(far), p(NULL), p(far), p(t[LAYER]), i(F32), i(F32), i(F32), i(1), i(LONG), i(1), d(1e-6))},
         {&ROWS, STRUCT(p(far), p(NULL), p(NULL), p(t[LAYER]), p(t[DOT]), p(NULL), i(FLOAT32), i(F32), i(LONG), i(F32), i(1), i(LONG),
                          i(1), i(1), i(0), i(has_avx512()))},
         {&COPY, STRUCT(p(t[LAYER]), p(t[WHOLE]), i(LONG * 4), i(1), i(1), i(1), i(0), i(0), i(0), i(0), i(0), i(0))},
