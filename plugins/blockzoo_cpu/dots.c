@@ -1,12 +1,10 @@
 /* Rows of weights times a row of activations: of every kind in plain C, and one or two at once with AVX-512. Sums are
  * float32. Activations are either float32 ("exact") or rounded to int8 by groups of 32 ("rounded", AVX-512 only).
  */
+#include "rounding.h"
 #include "rows.h"
 
 enum { AHEAD = 2048, SCALES_AHEAD = 512 /* bytes that prefetching runs ahead */ };
-
-/* twice the value, plus MXFP4_OFFSET */
-static const int8_t E2M1_SHIFTED[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};
 
 /* --- plain C: what every machine can run, and what the vector kernels are checked against --- */
 

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from enum import IntEnum
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,17 @@ def function(name: str, *arguments: type[Any]) -> Any:
 def wide() -> bool:
     """Whether this CPU has the AVX-512 parts that the vector kernels use."""
     return bool(library().has_avx512())
+
+
+class Tiles(IntEnum):
+    """By what products of tiles in bfloat16 are made, as tiles.h counts them."""
+
+    NONE, VECTORS, AMX = range(3)
+
+
+def tiles() -> Tiles:
+    """What this CPU has, and this process may use: asking is also what lets it."""
+    return Tiles(library().has_tiles())
 
 
 @cache

@@ -1,9 +1,9 @@
-"""Prefill's products: many rows times MXFP4 or int8 weights, or times those of experts, and prompts of some hundred
-tokens times plain ones.
+"""Prefill's products: many rows times MXFP4, int8 or plain bfloat16 weights, or times those of experts.
 
-In bfloat16, where the CPU has AMX, weights are de-quantized into cache tile by tile and multiplied there (tiles.c).
-Elsewhere, and in float32, a stretch of packed weight rows at a time is unpacked in C and multiplied by PyTorch in
-float32. Neither ever holds a whole matrix unpacked.
+In bfloat16, where the CPU has AMX, weights are de-quantized into cache tile by tile and multiplied there (halves.c).
+Where it has AVX-512 alone, packed ones are multiplied as bytes, with activations rounded by groups of 32 as in decoding
+(bytes.c); plain ones are PyTorch's there. Elsewhere, and in float32, a stretch of packed weight rows at a time is
+unpacked in C and multiplied by PyTorch in float32. Nothing ever holds a whole matrix unpacked.
 
 Axes: N rows of activations.
 """
@@ -23,7 +23,7 @@ from blockzoo.blocks import QuantizerConfig
 from blockzoo.kernels import YES, Call, Capabilities, Kernel, Verdict, no
 from blockzoo.linear import expert_linear_reference
 from blockzoo_cpu.calls import OPS, in_one_piece, place
-from blockzoo_cpu.library import function, problem, wide
+from blockzoo_cpu.library import Tiles, function, problem, tiles, wide
 from blockzoo_cpu.products import GROUP, TYPES, over_rows, refusal, stored
 
 MOST_ROWS = 384
@@ -41,15 +41,9 @@ def supports(capabilities: Capabilities, call: Call) -> Verdict:
     if (reason := refusal(call) or problem()) is not None:
         return no(reason)
     plain = call.static.get("quantizer") is None
-    if plain and (call.dtype != torch.bfloat16 or not tiled() or call.static.get("shape", (1,))[-1] % GROUP):
+    if plain and (call.dtype != torch.bfloat16 or tiles() != Tiles.AMX or call.static.get("shape", (1,))[-1] % GROUP):
         return no(f"reads plain weights in bfloat16, with AMX, of a multiple of {GROUP} inputs")
     return YES
-
-
-@cache
-def tiled() -> bool:
-    """Whether this CPU has AMX, and this process may use it."""
-    return bool(function("has_tiles")())
 
 
 def _packed(
@@ -64,19 +58,18 @@ def _packed(
         scales, bias = (None if t is None else t[None] for t in (scales, bias))
     # rows lie one after another for the C code; weights do already, so they are never copied
     codes, scales, bias, x = in_one_piece(codes, scales, bias, x)
-    if scales is None or (x.dtype == torch.bfloat16 and tiled()):
-        _by_tiles(kind, codes, scales, bias, x, counts, y)
+    if scales is None or (x.dtype == torch.bfloat16 and (wide() or tiles() == Tiles.AMX)):
+        _at_once(kind, codes, scales, bias, x, counts, y)
     else:
-        experts = len(counts)
-        codes, scales = codes.unflatten(0, (experts, -1)) if False else codes, scales
         _by_stretches(kind, codes, scales, bias, x, counts, y)
     return y
 
 
-def _by_tiles(
+def _at_once(
     kind: int, codes: Tensor, scales: Tensor | None, bias: Tensor | None, x: Tensor, counts: Sequence[int], y: Tensor
 ) -> None:
-    failed = _tiles_times()(
+    failed = _prompt_times()(
+        scales is not None and tiles() != Tiles.AMX,
         kind,
         *(place(codes), place(scales), place(bias)),
         0 if bias is None else TYPES[bias.dtype],
@@ -113,10 +106,17 @@ def _like(
 
 
 @cache
-def _tiles_times() -> Any:
+def _prompt_times() -> Any:
     return function(
-        "tiles_times",
-        *(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int),  # weight, scales, bias
+        "prompt_times",
+        *(
+            ctypes.c_int,
+            ctypes.c_int,
+            ctypes.c_void_p,
+            ctypes.c_void_p,
+            ctypes.c_void_p,
+            ctypes.c_int,
+        ),  # way, weight, scales, bias
         *(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_int),  # x, y, sizes
         *(ctypes.c_void_p, ctypes.c_int),  # counts, experts
     )

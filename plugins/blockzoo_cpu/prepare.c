@@ -1,36 +1,27 @@
 /* A row of activations as the products of rows.h read it: as it is, parted, or rounded to int8 by groups. */
+#include "rounding.h"
 #include "rows.h"
 
 #if defined(__x86_64__)
 
-AVX512 static inline __m512 sixteen(const void *x, int type, size_t i) {
-    return type == BF16 ? widened((const uint16_t *)x + i) : _mm512_loadu_ps((const float *)x + i);
-}
-
-/* Codes and scales of one row. MXFP4: of four groups the even inputs, then the odd ones, zeros where two groups are lacking.
- * A NaN makes its group's scale NaN, and so every output.
- */
+/* Codes and scales of one row. MXFP4: of four groups the even inputs, then the odd ones, zeros where two groups are lacking. */
 AVX512 static void round_row(const void *x, int type, int weight, int d_in, Row *row) {
     const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
     const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1)), ones = _mm512_set1_epi8(1);
     const int groups = d_in / GROUP, quads = (groups + 3) / 4;
     if (weight == MXFP4 && groups % 4) memset(row->codes + (size_t)(quads - 1) * QUAD, 0, QUAD);
     for (int g = 0; g < groups; g++) {
-        __m512 low = sixteen(x, type, (size_t)g * GROUP), high = sixteen(x, type, (size_t)g * GROUP + 16);
-        float largest = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(low), _mm512_abs_ps(high)));
-        __m512 inverse = _mm512_set1_ps(largest > 0 ? 127 / largest : 0);
-        row->scales[g] = _mm512_cmp_ps_mask(low, high, _CMP_UNORD_Q) ? NAN : largest / 127;
-        __m512i first_codes = _mm512_cvtps_epi32(_mm512_mul_ps(low, inverse));
-        __m512i other_codes = _mm512_cvtps_epi32(_mm512_mul_ps(high, inverse));
+        __m512i codes[2];
+        row->scales[g] = rounded_group(sixteen(x, type, (size_t)g * GROUP), sixteen(x, type, (size_t)g * GROUP + 16), codes);
         int8_t *to = row->codes + (size_t)g * GROUP;
         size_t further = 16;
         if (weight == MXFP4) {
-            __m512i evens = _mm512_permutex2var_epi32(first_codes, even, other_codes);
-            other_codes = _mm512_permutex2var_epi32(first_codes, odd, other_codes), first_codes = evens;
+            __m512i evens = _mm512_permutex2var_epi32(codes[0], even, codes[1]);
+            codes[1] = _mm512_permutex2var_epi32(codes[0], odd, codes[1]), codes[0] = evens;
             to = row->codes + (size_t)(g / 4) * QUAD + (size_t)(g % 4) * 16, further = 64;
         }
-        _mm_storeu_si128((__m128i *)to, _mm512_cvtepi32_epi8(first_codes));
-        _mm_storeu_si128((__m128i *)(to + further), _mm512_cvtepi32_epi8(other_codes));
+        _mm_storeu_si128((__m128i *)to, _mm512_cvtepi32_epi8(codes[0]));
+        _mm_storeu_si128((__m128i *)(to + further), _mm512_cvtepi32_epi8(codes[1]));
     }
     if (weight == MXFP4)
         for (int q = 0; q < quads; q++) {

@@ -5,7 +5,6 @@
 #include "common.h"
 
 enum { QUAD = 4 * GROUP };
-enum { MXFP4_OFFSET = 12, INT8_OFFSET = 128 }; /* added to a code: unsigned, as one operand of a byte product must be */
 
 /* One row of activations as a weight's kernel reads it. Rounded rows have codes, scales and start; exact ones values. */
 typedef struct {

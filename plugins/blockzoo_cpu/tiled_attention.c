@@ -38,7 +38,7 @@ typedef struct {
 } Softmax;
 
 /* Scores times `factor`, of one half of the queries, and the highest of them and what was. */
-AMX INLINE __m512 highest_of(const CausalAttention *a, Sums scores, int half, __m512 highest, __m512 factor, int hidden, int64_t key, __m512i queries) {
+TILED INLINE __m512 highest_of(const CausalAttention *a, Sums scores, int half, __m512 highest, __m512 factor, int hidden, int64_t key, __m512i queries) {
     for (int r = 0; r < SPAN; r++) {
         float *at = scores[r / TILE][half] + r % TILE * TILE;
         const __m512 score = _mm512_mul_ps(_mm512_load_ps(at), factor);
@@ -49,7 +49,7 @@ AMX INLINE __m512 highest_of(const CausalAttention *a, Sums scores, int half, __
 }
 
 /* Weights 2^(score - highest) of a span of keys, as right operand; adds them to the sum. */
-AMX INLINE void weigh(const CausalAttention *a, Sums scores, Softmax *s, int hidden, int64_t key, const __m512i queries[2], char *weights) {
+TILED INLINE void weigh(const CausalAttention *a, Sums scores, Softmax *s, int hidden, int64_t key, const __m512i queries[2], char *weights) {
     for (int r = 0; r < SPAN; r += 2) {
         __m512i both[2];
         for (int i = 0; i < 2; i++) {
@@ -66,13 +66,13 @@ AMX INLINE void weigh(const CausalAttention *a, Sums scores, Softmax *s, int hid
 }
 
 /* One block: spans first..until of keys. */
-AMX static void attend_block(const CausalAttention *a, const Memory *m, int64_t span, int64_t first, int64_t until, int fresh, Softmax *s) {
+TILED static void attend_block(const CausalAttention *a, const Memory *m, int64_t span, int64_t first, int64_t until, int fresh, Softmax *s) {
     const size_t k = span_bytes(a->width), v = span_bytes(a->value_width);
     const __m512i queries[2] = {lanes_from(a->earlier + span * SPAN), lanes_from(a->earlier + span * SPAN + TILE)};
     const __m512 factor = _mm512_set1_ps((float)a->scale * LOG2_E), before[2] = {s->highest[0], s->highest[1]};
     for (int64_t i = first; i < until; i++) {
         Sums *scores = m->scores + (i - first);
-        products(*scores, 1, m->keys + i * k, k / 2, TILE_BYTES, m->queries, k / 2, TILE_BYTES, k / 2 / TILE_BYTES);
+        products(*scores, 1, (Tiles){m->keys + i * k, k / 2, TILE_BYTES}, (Tiles){m->queries, k / 2, TILE_BYTES}, k / 2 / TILE_BYTES);
         for (int half = 0; half < 2; half++)
             s->highest[half] = partly_hidden(a, i, span) ? highest_of(a, *scores, half, s->highest[half], factor, 1, i * SPAN, queries[half])
                                                          : highest_of(a, *scores, half, s->highest[half], factor, 0, i * SPAN, queries[half]);
@@ -96,12 +96,12 @@ AMX static void attend_block(const CausalAttention *a, const Memory *m, int64_t 
                 float *at = (*sums)[i / 2][i % 2] + r * TILE;
                 _mm512_store_ps(at, _mm512_mul_ps(_mm512_load_ps(at), shrink[i % 2]));
             }
-        products(*sums, fresh, m->values + first * v + f * 2 * TILE_BYTES, TILE_BYTES, v, m->weights, TILE_BYTES, 2 * TILE_BYTES, until - first);
+        products(*sums, fresh, (Tiles){m->values + first * v + f * 2 * TILE_BYTES, TILE_BYTES, v}, (Tiles){m->weights, TILE_BYTES, 2 * TILE_BYTES}, until - first);
     }
 }
 
 /* A span of queries of one head. */
-AMX static void attend_span(const CausalAttention *a, const Memory *m, int64_t row, int64_t head, int64_t span) {
+TILED static void attend_span(const CausalAttention *a, const Memory *m, int64_t row, int64_t head, int64_t span) {
     const int64_t token = span * SPAN, left = a->tokens - token, count = left < SPAN ? left : SPAN;
     const uint16_t *q = halves_of(&a->q, row, head) + token * a->q.token;
     uint16_t *y = halves_of(&a->y, row, head) + token * a->y.token;
@@ -128,7 +128,7 @@ AMX static void attend_span(const CausalAttention *a, const Memory *m, int64_t r
     for (int64_t t = 0; t < count; t++) log_sum_exp[t] = highest[t] / LOG2_E + logf(sum[t]);
 }
 
-AMX static void attend_head(const CausalAttention *a, const Memory *m, int64_t row, int64_t kv_head) {
+TILED static void attend_head(const CausalAttention *a, const Memory *m, int64_t row, int64_t kv_head) {
     const size_t k = span_bytes(a->width), v = span_bytes(a->value_width);
     const int64_t group = a->heads / a->kv_heads;
     const uint16_t *keys = halves_of(&a->k, row, kv_head), *values = halves_of(&a->v, row, kv_head);
@@ -145,9 +145,9 @@ static void forward_work(const void *call, char *room, int me, int all) {
     const CausalAttention *a = call;
     int64_t row, kv_head, *next = first_task(room, me, all);
     const Memory m = memory_at(a, room + NUMBERED + me * memory_bytes(a));
-    const TileConfig before = configure_tiles();
+    const TileConfig before = begin_tiles();
     while (take_task(next, a, &row, &kv_head)) attend_head(a, &m, row, kv_head);
-    put_tiles_back(before);
+    end_tiles(before);
 }
 
 static size_t forward_room(const void *call) { return NUMBERED + most_threads() * memory_bytes(call); }

@@ -23,19 +23,19 @@ static inline uint16_t *halves_of(const Heads *x, int64_t row, int64_t head) { r
 #if defined(TILES)
 
 /* Which of the queries in lanes, whose places among the keys these are, look at a key. */
-AMX INLINE __mmask16 looking(const CausalAttention *a, __m512i queries, int64_t key) {
+TILED INLINE __mmask16 looking(const CausalAttention *a, __m512i queries, int64_t key) {
     const int64_t behind = key + a->window < keys_of(a) ? key + a->window : keys_of(a);
     const __mmask16 since = _mm512_cmpge_epi32_mask(queries, _mm512_set1_epi32((int)key));
     return _mm512_mask_cmplt_epi32_mask(since, queries, _mm512_set1_epi32((int)behind));
 }
 
-AMX INLINE __m512i lanes_from(int64_t first) {
+TILED INLINE __m512i lanes_from(int64_t first) {
     const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     return _mm512_add_epi32(lanes, _mm512_set1_epi32((int)first));
 }
 
 /* 2^x within 4e-6 of itself, 0 below -200; NaN stays NaN. By the Taylor series of 2^f, |f| <= 1/2. */
-AMX INLINE __m512 power_of_2(__m512 x) {
+TILED INLINE __m512 power_of_2(__m512 x) {
     x = _mm512_max_ps(_mm512_set1_ps(-200), x);
     const __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), f = _mm512_sub_ps(x, whole);
     __m512 y = _mm512_fmadd_ps(f, _mm512_set1_ps(9.6181291e-3f), _mm512_set1_ps(5.5504109e-2f));
@@ -45,7 +45,7 @@ AMX INLINE __m512 power_of_2(__m512 x) {
 }
 
 /* Numbers of two rows by turns: pairs for the right operand of a product. Lanes 0..15 of both, and the others. */
-AMX INLINE void pair(__m512i even, __m512i odd, char *low, char *high) {
+TILED INLINE void pair(__m512i even, __m512i odd, char *low, char *high) {
     const __m512i turns = _mm512_or_si512(lanes_from(0), _mm512_slli_epi32(lanes_from(32), 16));
     _mm512_store_si512(low, _mm512_permutex2var_epi16(even, turns, odd));
     _mm512_store_si512(high, _mm512_permutex2var_epi16(even, _mm512_add_epi16(turns, _mm512_set1_epi16(16)), odd));
@@ -60,7 +60,7 @@ typedef struct {
 } Operands;
 
 /* Packs `count` tokens, `stride` numbers apart. */
-AMX INLINE void pack(const uint16_t *x, int64_t stride, int64_t count, int64_t width, Operands to) {
+TILED INLINE void pack(const uint16_t *x, int64_t stride, int64_t count, int64_t width, Operands to) {
     const int steps = (int)((width + SPAN - 1) / SPAN);
     const __m512i even = _mm512_add_epi16(_mm512_set1_epi32(0x20000), _mm512_mullo_epi32(lanes_from(0), _mm512_set1_epi32(0x40004)));
     for (int f = 0; f < steps; f++) {
@@ -90,47 +90,13 @@ AMX INLINE void pack(const uint16_t *x, int64_t stride, int64_t count, int64_t w
     }
 }
 
-/* sums[i][j] = or += the sum over steps of a[i] times b[j], tiles: the second of each `other` bytes on, and a step `step`. */
-AMX INLINE void products(float sums[2][2][TILE * TILE], int fresh, const char *a, size_t a_other, size_t a_step, const char *b, size_t b_other,
-                         size_t b_step, int64_t steps) {
-    FENCE;
-    if (fresh) {
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_zero(2);
-        _tile_zero(3);
-    } else {
-        _tile_loadd(0, sums[0][0], 64);
-        _tile_loadd(1, sums[0][1], 64);
-        _tile_loadd(2, sums[1][0], 64);
-        _tile_loadd(3, sums[1][1], 64);
-    }
-    for (int64_t s = 0; s < steps; s++, a += a_step, b += b_step) {
-        _tile_loadd(4, a, 64);
-        _tile_loadd(6, b, 64);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_loadd(7, b + b_other, 64);
-        _tile_dpbf16ps(1, 4, 7);
-        _tile_loadd(5, a + a_other, 64);
-        _tile_dpbf16ps(2, 5, 6);
-        _tile_dpbf16ps(3, 5, 7);
-    }
-    _tile_stored(0, sums[0][0], 64);
-    _tile_stored(1, sums[0][1], 64);
-    _tile_stored(2, sums[1][0], 64);
-    _tile_stored(3, sums[1][1], 64);
-    FENCE;
-}
-
-typedef float Sums[2][2][TILE * TILE];
-
 /* Writes a row's 32 features, `left` of them where they are fewer. */
-AMX INLINE void put(__m512 low, __m512 high, int64_t left, uint16_t *to) {
+TILED INLINE void put(__m512 low, __m512 high, int64_t left, uint16_t *to) {
     _mm512_mask_storeu_epi16(to, left < SPAN ? (1u << left) - 1 : ~0u, (__m512i)_mm512_cvtne2ps_pbh(high, low));
 }
 
 /* Sums [features][queries], times a factor for each query, into `count` rows of queries. */
-AMX INLINE void put_turned(Sums sums, const __m512 factors[2], int64_t left, int64_t count, uint16_t *to, int64_t stride) {
+TILED INLINE void put_turned(Sums sums, const __m512 factors[2], int64_t left, int64_t count, uint16_t *to, int64_t stride) {
     for (int j = 0; j < 2; j++) {
         __m512i low[TILE], high[TILE];
         for (int r = 0; r < TILE; r++) {

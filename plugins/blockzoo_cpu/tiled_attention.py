@@ -1,4 +1,6 @@
-"""Causal attention of many queries in bfloat16 on a CPU with AMX, forward and backward in C, by blocks of keys.
+"""Causal attention of many queries in bfloat16 on a CPU with AMX or AVX-512 for it, forward and backward in C.
+
+It goes by blocks of keys, as products of tiles (tiles.h).
 
 Serves grouped queries, windows, sinks and values of another width than keys. Scores and sums are float32; weights and
 the gradients of scores are rounded to bfloat16 for their products, as autocast rounds those of attention written out.
@@ -19,7 +21,7 @@ from blockzoo.step import Keys
 from blockzoo_blocks.casting import cast_once
 from blockzoo_cpu.blocked_attention import blocked_attention
 from blockzoo_cpu.causal_attention import CausalAttention, refusal, trains
-from blockzoo_cpu.prefill import tiled
+from blockzoo_cpu.library import tiles
 
 
 def supports(capabilities: Capabilities, call: Call) -> Verdict:
@@ -32,7 +34,7 @@ def supports(capabilities: Capabilities, call: Call) -> Verdict:
         return no(f"serves bfloat16, and float32 weights that train, not {str(call.dtype).removeprefix('torch.')}")
     if (why := refusal(call)) is not None:
         return no(why)
-    return YES if tiled() else no(NO_TILES)
+    return YES if tiles() else no(NO_TILES)
 
 
 def attention(
@@ -60,11 +62,11 @@ def attention(
     return blocked_attention(q, k, v, positions, keys, scale=scale, window=window, sinks=sinks)
 
 
-NO_TILES = "wants a CPU with AMX in bfloat16"
+NO_TILES = "wants a CPU with AVX-512 or AMX in bfloat16"
 
 
 def _usable() -> None:
-    if not tiled():  # asking is also what lets this process use the tiles
+    if not tiles():
         raise KernelError(f"kernel 'cpu_tiled_attention' {NO_TILES}: choose another for the op 'attention'")
 
 

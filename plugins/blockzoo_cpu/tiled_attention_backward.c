@@ -54,14 +54,14 @@ static inline Operands at_span(Operands o, size_t from) {
                       o.paired ? o.paired + from : NULL};
 }
 
-AMX static void pack_head(const CausalAttention *a, const Heads *x, int64_t row, int64_t head, int64_t width, Operands to) {
+TILED static void pack_head(const CausalAttention *a, const Heads *x, int64_t row, int64_t head, int64_t width, Operands to) {
     const uint16_t *numbers = halves_of(x, row, head);
     for (int64_t i = 0; i < spans_of(a); i++)
         pack(numbers + i * SPAN * x->token, x->token, up_to(a->tokens - i * SPAN), width, at_span(to, i * span_bytes(width)));
 }
 
 /* delta[t]: y times its gradient, of `count` tokens. */
-AMX static void products_of_rows(const uint16_t *y, int64_t y_token, const uint16_t *dy, int64_t dy_token, int64_t count, int64_t width, float *delta) {
+TILED static void products_of_rows(const uint16_t *y, int64_t y_token, const uint16_t *dy, int64_t dy_token, int64_t count, int64_t width, float *delta) {
     for (int64_t t = 0; t < count; t++, y += y_token, dy += dy_token) {
         __m512 sum = _mm512_setzero_ps();
         for (int64_t e = 0; e < width; e += SPAN) {
@@ -80,7 +80,7 @@ static inline size_t by_key(int64_t i, int64_t j) { return (size_t)(i * QUERIES 
 static inline size_t by_query(int64_t j, int64_t i) { return (size_t)(j * KEYS + i) * 2 * TILE_BYTES; }
 
 /* Weights 2^(score - log-sum-exp) and score gradients of a span of keys and one of queries, as operands. */
-AMX INLINE void weigh(const CausalAttention *a, const Memory *m, Sums scores, Sums dweights, int hidden, int64_t key, int64_t query, size_t rows,
+TILED INLINE void weigh(const CausalAttention *a, const Memory *m, Sums scores, Sums dweights, int hidden, int64_t key, int64_t query, size_t rows,
                       size_t pairs) {
     const __m512i queries[2] = {lanes_from(query), lanes_from(query + TILE)};
     const __m512 factor = _mm512_set1_ps((float)a->scale * LOG2_E);
@@ -110,7 +110,7 @@ AMX INLINE void weigh(const CausalAttention *a, const Memory *m, Sums scores, Su
 }
 
 /* A block of spans of keys and of queries. `fresh`: keys and values have no gradients yet. */
-AMX static void block(const CausalAttention *a, const Memory *m, int64_t keys, int64_t queries, int fresh) {
+TILED static void block(const CausalAttention *a, const Memory *m, int64_t keys, int64_t queries, int fresh) {
     const size_t k = span_bytes(a->width), v = span_bytes(a->value_width), two = 2 * TILE_BYTES;
     const int64_t keys_end = least(keys + KEYS, spans_of(a)), queries_end = least(queries + QUERIES, spans_of(a));
     for (int64_t i = keys; i < keys_end; i++) {
@@ -118,8 +118,8 @@ AMX static void block(const CausalAttention *a, const Memory *m, int64_t keys, i
         if (from >= until) continue;
         for (int64_t j = from; j < until; j++) {
             _Alignas(64) Sums scores, dweights;
-            products(scores, 1, m->k.rows + i * k, k / 2, TILE_BYTES, m->q.turned + j * k, k / 2, TILE_BYTES, k / two);
-            products(dweights, 1, m->v.rows + i * v, v / 2, TILE_BYTES, m->dy.turned + j * v, v / 2, TILE_BYTES, v / two);
+            products(scores, 1, (Tiles){m->k.rows + i * k, k / 2, TILE_BYTES}, (Tiles){m->q.turned + j * k, k / 2, TILE_BYTES}, k / two);
+            products(dweights, 1, (Tiles){m->v.rows + i * v, v / 2, TILE_BYTES}, (Tiles){m->dy.turned + j * v, v / 2, TILE_BYTES}, v / two);
             const size_t rows = by_key(i - keys, j - queries), pairs = by_query(j - queries, i - keys);
             if (partly_hidden(a, i, j))
                 weigh(a, m, scores, dweights, 1, i * SPAN, j * SPAN, rows, pairs);
@@ -129,22 +129,22 @@ AMX static void block(const CausalAttention *a, const Memory *m, int64_t keys, i
         const size_t rows = by_key(i - keys, from - queries);
         const int first = fresh && from == i;
         for (size_t f = 0; f < v / two; f++)
-            products(m->dv[i * (v / two) + f], first, m->weights + rows, TILE_BYTES, two, m->dy.paired + from * v + f * two, TILE_BYTES, v,
-                     until - from);
+            products(m->dv[i * (v / two) + f], first, (Tiles){m->weights + rows, TILE_BYTES, two},
+                     (Tiles){m->dy.paired + from * v + f * two, TILE_BYTES, v}, until - from);
         for (size_t f = 0; f < k / two; f++)
-            products(m->dk[i * (k / two) + f], first, m->dscores + rows, TILE_BYTES, two, m->q.paired + from * k + f * two, TILE_BYTES, k,
-                     until - from);
+            products(m->dk[i * (k / two) + f], first, (Tiles){m->dscores + rows, TILE_BYTES, two},
+                     (Tiles){m->q.paired + from * k + f * two, TILE_BYTES, k}, until - from);
     }
     for (int64_t j = queries; j < queries_end; j++) {
         const int64_t from = most(keys, first_keys(a, j)), until = least(keys_end, j + 1);
         for (size_t f = 0; f < k / two && from < until; f++)
-            products(m->dq[j * (k / two) + f], from == first_keys(a, j), m->k.columns + from * k + f * two, TILE_BYTES, k,
-                     m->dscores_paired + by_query(j - queries, from - keys), TILE_BYTES, two, until - from);
+            products(m->dq[j * (k / two) + f], from == first_keys(a, j), (Tiles){m->k.columns + from * k + f * two, TILE_BYTES, k},
+                     (Tiles){m->dscores_paired + by_query(j - queries, from - keys), TILE_BYTES, two}, until - from);
     }
 }
 
 /* Sums [tokens][features] of a head of keys times `factor`, into a gradient. */
-AMX static void put_head(const CausalAttention *a, Sums *sums, float factor, int64_t width, const Heads *to, int64_t row, int64_t head) {
+TILED static void put_head(const CausalAttention *a, Sums *sums, float factor, int64_t width, const Heads *to, int64_t row, int64_t head) {
     const __m512 factors = _mm512_set1_ps(factor);
     for (int64_t i = 0; i < spans_of(a); i++)
         for (int64_t f = 0; f < width; f += SPAN, sums++)
@@ -156,7 +156,7 @@ AMX static void put_head(const CausalAttention *a, Sums *sums, float factor, int
 }
 
 /* One head of queries: its gradient, and its part in those of keys and values. */
-AMX static void differentiate(const CausalAttentionBackward *b, const Memory *m, int64_t row, int64_t head, int fresh) {
+TILED static void differentiate(const CausalAttentionBackward *b, const Memory *m, int64_t row, int64_t head, int fresh) {
     const CausalAttention *a = &b->of;
     pack_head(a, &a->q, row, head, a->width, m->q);
     pack_head(a, &b->dy, row, head, a->value_width, m->dy);
@@ -183,7 +183,7 @@ AMX static void differentiate(const CausalAttentionBackward *b, const Memory *m,
         for (int64_t f = 0; f < a->width; f += SPAN) put_turned(*sums++, factors, a->width - f, up_to(a->tokens - i), dq + i * b->dq.token + f, b->dq.token);
 }
 
-AMX static void differentiate_group(const CausalAttentionBackward *b, const Memory *m, int64_t row, int64_t kv_head) {
+TILED static void differentiate_group(const CausalAttentionBackward *b, const Memory *m, int64_t row, int64_t kv_head) {
     const CausalAttention *a = &b->of;
     const int64_t group = a->heads / a->kv_heads;
     pack_head(a, &a->k, row, kv_head, a->width, m->k);
@@ -198,9 +198,9 @@ static void backward_work(const void *call, char *room, int me, int all) {
     int64_t row, kv_head, *next = first_task(room, me, all);
     Memory m;
     carve(&b->of, room + NUMBERED + me * memory_bytes(&b->of), &m);
-    const TileConfig before = configure_tiles();
+    const TileConfig before = begin_tiles();
     while (take_task(next, &b->of, &row, &kv_head)) differentiate_group(b, &m, row, kv_head);
-    put_tiles_back(before);
+    end_tiles(before);
 }
 
 static size_t backward_room(const void *call) { return NUMBERED + most_threads() * memory_bytes(&((const CausalAttentionBackward *)call)->of); }

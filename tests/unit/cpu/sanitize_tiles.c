@@ -1,24 +1,31 @@
-/* Runs the products and the unpacking on buffers of exactly the size that they may touch, for the sanitizers to watch. */
+/* Runs products of tiles, of one and of two, by all that this CPU has, on buffers of exactly their size, for the sanitizers to watch. */
 #include "sanitize.h"
 #include "tiles.c"
 
 int main(void) {
-    static const int inputs[] = {32, 96, 2880}, outputs[] = {1, 16, 33, 100}, rows[][3] = {{17, 0, 3}, {0, 33, 0}, {0, 0, 0}};
-    const int experts = 3, tiled = has_tiles();
-    for (int weight = BFLOAT16; weight <= INT8; weight++)
-        for (int a = 0; a < 3; a++)
-            for (int b = 0; b < 4; b++)
-                for (int c = 0; c < 3; c++) {
-                    const int d_in = inputs[a], d_out = outputs[b], n = rows[c][0] + rows[c][1] + rows[c][2];
-                    const int64_t counts[] = {rows[c][0], rows[c][1], rows[c][2]};
-                    const size_t all = (size_t)experts * d_out;
-                    void *w = calloc(all, weight == MXFP4 ? d_in / 2 : weight == INT8 ? d_in : d_in * 2);
-                    void *s = weight == BFLOAT16 ? NULL : calloc(all, d_in / GROUP * (weight == MXFP4 ? 1 : 2));
-                    void *x = calloc(n, (size_t)d_in * 2), *y = calloc(n, (size_t)d_out * 2), *bias = calloc(all, 2);
-                    float *plain = malloc(all * d_in * sizeof *plain);
-                    if (tiled && tiles_times(weight, w, s, bias, BF16, x, y, d_in, d_out, counts, experts)) return 1;
-                    for (int wide = 0; weight != BFLOAT16 && wide <= has_avx512(); wide++) unpack_rows(weight, w, s, (int)all, d_in, plain, wide);
-                    free(w), free(s), free(x), free(y), free(bias), free(plain);
-                }
-    return 0;
+    int wrong = 0;
+#if defined(TILES)
+    enum { STEPS = 3 };
+    const int best = has_tiles();
+    for (int kind = VECTOR_TILES; kind <= best; kind++)
+        for (size_t two = 0; two < 2; two++) {
+            limit_tiles(kind);
+            char *a = aligned_alloc(64, 2 * STEPS * TILE_BYTES), *b = aligned_alloc(64, (1 + two) * STEPS * TILE_BYTES);
+            Sums *sums = aligned_alloc(64, sizeof *sums);
+            for (int i = 0; i < STEPS * TILE_BYTES; i++) {
+                store(a, BF16, (size_t)i, 1);
+                if (two || i < STEPS * TILE_BYTES / 2) store(b, BF16, (size_t)i, 2);
+            }
+            const TileConfig before = begin_tiles();
+            const Tiles left = {a, STEPS * TILE_BYTES, TILE_BYTES}, right = {b, two * STEPS * TILE_BYTES, TILE_BYTES};
+            products(*sums, 1, left, right, STEPS);
+            products(*sums, 0, left, right, STEPS);
+            end_tiles(before);
+            for (int i = 0; i < 2; i++)
+                for (int r = 0; r < TILE * TILE; r++)
+                    for (size_t j = 0; j <= two; j++) wrong |= (*sums)[i][j][r] != 2 * STEPS * GROUP * 2;
+            free(a), free(b), free(sums);
+        }
+#endif
+    return wrong;
 }

@@ -23,7 +23,6 @@ from blockzoo_cpu.causal_attention import CausalAttention
 from blockzoo_cpu.linear import ROWS
 from blockzoo_cpu.player import PLAYER, told
 from blockzoo_cpu.pointwise import GATE_SPAN, LAYER_ROWS, NORM_ROWS, TURN_HEADS
-from blockzoo_cpu.prefill import tiled
 from blockzoo_cpu.products import stored
 from blockzoo_cpu.routing import CHOOSE, WEIGH
 from blockzoo_cpu.tiled_attention import TILED
@@ -138,13 +137,13 @@ def every_call() -> list[tuple[Operation[Any], tuple[Any, ...]]]:
         made += [(GELU_TANH, (x,)), (GELU_TANH_BACKWARD, (x, x.flip(0)))]
     for tokens in (9, 200):
         made += of_training(BLOCKED, F32, tokens) if library.wide() else []
-        made += of_training(TILED, BF16, tokens) if tiled() else []
+        made += of_training(TILED, BF16, tokens) if library.tiles() else []
     return made
 
 
 def test_every_operation_is_tried() -> None:
     elsewhere = {"add", "copy"}
-    elsewhere |= set() if tiled() else {TILED.forward.name, TILED.backward.name}
+    elsewhere |= set() if library.tiles() else {TILED.forward.name, TILED.backward.name}
     elsewhere |= set() if library.wide() else {BLOCKED.forward.name, BLOCKED.backward.name}
     assert {operation.name for operation, _ in every_call()} | elsewhere == set(OPERATIONS) == set(STRUCTS)
 

@@ -16,11 +16,12 @@ from blockzoo.step import Keys
 from blockzoo_cpu import library
 from blockzoo_cpu.blocked_attention import BLOCKED
 from blockzoo_cpu.causal_attention import CausalAttention
-from blockzoo_cpu.prefill import tiled
+from blockzoo_cpu.library import Tiles, tiles
 from blockzoo_cpu.tiled_attention import TILED
 from blockzoo_cpu.tiled_attention import attention as tiled_attention
 from blockzoo_torch.sdpa import SDPA
 from tests.unit.cpu.attending import errors, exact, heads, results
+from tests.unit.cpu.tiling import at_most
 
 pytestmark = pytest.mark.skipif(library.compiler() is None, reason="no C compiler on this machine")
 
@@ -43,15 +44,18 @@ def blocked(q: Tensor, k: Tensor, v: Tensor, positions: Tensor, keys: Keys, **op
     return BLOCKED(q, k, v, **{"window": None, "sinks": None, **options})
 
 
-@pytest.fixture(params=["tiled", "blocked"])
-def served(request: pytest.FixtureRequest) -> Served:
+@pytest.fixture(params=["amx", "vectors", "blocked"])
+def served(request: pytest.FixtureRequest) -> Iterator[Served]:
     if request.param == "blocked":
         if not library.wide():
             pytest.skip("no AVX-512 on this machine")
-        return Served(blocked, BLOCKED, torch.float32, 3e-6)
-    if not tiled():
-        pytest.skip("no AMX on this machine")
-    return Served(tiled_attention, TILED, torch.bfloat16, 2e-2)
+        yield Served(blocked, BLOCKED, torch.float32, 3e-6)
+        return
+    kind = Tiles[request.param.upper()]
+    if tiles() < kind:
+        pytest.skip(f"no {kind.name} on this machine")
+    with at_most(kind):
+        yield Served(tiled_attention, TILED, torch.bfloat16, 2e-2)
 
 
 @pytest.fixture

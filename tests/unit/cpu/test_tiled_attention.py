@@ -17,12 +17,13 @@ from blockzoo_blocks.mixers.gqa import GQAConfig
 from blockzoo_blocks.positions.none import NoPositionConfig
 from blockzoo_cpu import library, tiled_attention
 from blockzoo_cpu.blocked_attention import blocked_attention
-from blockzoo_cpu.prefill import tiled
+from blockzoo_cpu.library import Tiles, tiles
 from blockzoo_cpu.tiled_attention import TILED, TILED_ATTENTION, attention, supports
 from tests.unit.cpu.attending import drawn, errors, heads, results
+from tests.unit.cpu.tiling import at_most
 
 pytestmark = pytest.mark.skipif(library.compiler() is None, reason="no C compiler on this machine")
-here = pytest.mark.skipif(library.compiler() is None or not tiled(), reason="no AMX on this machine")
+here = pytest.mark.skipif(library.compiler() is None or not tiles(), reason="no tiles on this machine")
 CPU = Capabilities("cpu")
 NEAR = 2e-2  # of the norm: roundings to bfloat16 of weights, gradients of scores and results, of terms that may cancel
 
@@ -111,11 +112,11 @@ def test_a_refusal_says_why(call: Call, reason: str) -> None:
     assert "CPU" in supports(Capabilities("cuda", (9, 0)), call).reason
 
 
-def test_without_amx_it_says_no(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiled_attention, "tiled", lambda: False)
-    assert "AMX" in supports(CPU, Call("attention", "train", torch.bfloat16, {})).reason
-    with pytest.raises(KernelError, match="AMX"):
-        TILED.forward(*heads(3)[:3], None, 0, 1.0)
+def test_without_tiles_it_says_no() -> None:
+    with at_most(Tiles.NONE):
+        assert "AMX" in supports(CPU, Call("attention", "train", torch.bfloat16, {})).reason
+        with pytest.raises(KernelError, match="AMX"):
+            TILED.forward(*heads(3)[:3], None, 0, 1.0)
 
 
 @here

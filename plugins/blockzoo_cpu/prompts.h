@@ -1,0 +1,42 @@
+/* Many rows of activations times weights: what is multiplied, and the ways to do it. */
+#ifndef BLOCKZOO_PROMPTS_H
+#define BLOCKZOO_PROMPTS_H
+
+#include "tiles.h"
+
+enum { PANEL = 2 * TILE /* weight rows at a time */ };
+
+/* What a call works on. */
+typedef struct {
+    int weight, d_in, d_out, bias_type;
+    const char *weights, *scales;
+    size_t row_bytes, row_scales;
+    const void *bias;
+    uint16_t *y;
+} Product;
+
+/* A way to multiply panels of 32 weight rows by tiles of 16 tokens, each arranged by groups of 32 inputs that take so many bytes. */
+typedef struct {
+    size_t panel_group, tile_group;
+    /* `count` rows of activations (count, d_in) as a tile. */
+    void (*pack)(const Product *p, const uint16_t *x, int count, char *tile);
+    /* [weight][token] sums of one tile or two. A `fresh` panel is first filled with `rows` weight rows from `first` on; sums of rows
+     * that there are not are anything. */
+    void (*multiply)(const Product *p, size_t first, int rows, int fresh, char *panel, Tiles tokens, Sums sums);
+} Way;
+
+/* Bytes of a group's codes, and of its scale. */
+static inline size_t code_bytes(int weight) { return weight == MXFP4 ? GROUP / 2 : weight == INT8 ? GROUP : GROUP * 2; }
+static inline size_t scale_bytes(int weight) { return weight == MXFP4 ? 1 : weight == INT8 ? 2 : 0; }
+
+/* Asks for what the next panel reads, when a row of codes begins a line of the cache. */
+static inline void next_panel(const Product *p, const char *codes, int rows, int g) {
+    if (g % (int)(64 / code_bytes(p->weight)) == 0)
+        for (int r = 0; r < rows; r++) __builtin_prefetch(codes + (PANEL + r) * p->row_bytes, 0, 2);
+}
+
+#pragma GCC visibility push(hidden)
+extern const Way *const HALVES, *const BYTES; /* NULL where the compiler can't */
+#pragma GCC visibility pop
+
+#endif
