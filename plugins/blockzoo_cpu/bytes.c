@@ -40,29 +40,52 @@ AVX512 static void pack(const Product *p, const uint16_t *x, int count, char *ti
     }
 }
 
-/* 32 codes of a weight row in order, twice their values plus the offset. */
-AVX512 static inline __m256i mxfp4_codes(const uint8_t *codes) {
-    const __m128i table = _mm_loadu_si128((const __m128i *)E2M1_SHIFTED), nibble = _mm_set1_epi8(15), bytes = _mm_loadu_si128((const __m128i *)codes);
-    const __m128i even = _mm_shuffle_epi8(table, _mm_and_si128(bytes, nibble));
-    const __m128i odd = _mm_shuffle_epi8(table, _mm_and_si128(_mm_srli_epi16(bytes, 4), nibble));
-    return _mm256_set_m128i(_mm_unpackhi_epi8(even, odd), _mm_unpacklo_epi8(even, odd));
+/* Four groups of a weight row, of which `in` says which bytes there are: their codes in order, twice their values plus the offset. */
+AVX512 static inline void mxfp4_codes(const uint8_t *codes, __mmask64 in, __m512i to[2]) {
+    const __m512i table = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)E2M1_SHIFTED)), nibble = _mm512_set1_epi8(15);
+    const __m512i bytes = _mm512_maskz_loadu_epi8(in, codes);
+    const __m512i even = _mm512_shuffle_epi8(table, _mm512_and_si512(bytes, nibble));
+    const __m512i odd = _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi16(bytes, 4), nibble));
+    const __m512i firsts = _mm512_unpacklo_epi8(even, odd), lasts = _mm512_unpackhi_epi8(even, odd); /* halves of each group */
+    to[0] = _mm512_permutex2var_epi64(firsts, _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), lasts);
+    to[1] = _mm512_permutex2var_epi64(firsts, _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15), lasts);
 }
 
-AVX512 static void fill(const Product *p, size_t first, int rows, char *panel) {
+/* `groups` groups of a weight row, four at most, into a panel. */
+AVX512 INLINE void fill_mxfp4(const char *codes, const char *scales, int groups, char *row, char *step) {
+    __m512i four[2];
+    mxfp4_codes((const uint8_t *)codes, groups < 4 ? ((__mmask64)1 << groups * GROUP / 2) - 1 : ~(__mmask64)0, four);
+    for (int i = 0; i < groups; i++) {
+        _mm256_store_si256((__m256i *)(row + i * PANEL_GROUP), i % 2 ? _mm512_extracti64x4_epi64(four[i / 2], 1) : _mm512_castsi512_si256(four[i / 2]));
+        *(float *)(step + i * PANEL_GROUP) = of_e8m0(((const uint8_t *)scales)[i]) * .5f;
+    }
+}
+
+AVX512 INLINE void fill_int8(const char *codes, const char *scales, int groups, char *row, char *step) {
     const __m256i flip = _mm256_set1_epi8((char)0x80); /* adds 128 */
-    for (int g = 0; g < p->d_in / GROUP; g++, panel += PANEL_GROUP) {
-        const char *codes = p->weights + first * p->row_bytes + g * code_bytes(p->weight);
-        const char *scales = p->scales + first * p->row_scales + g * scale_bytes(p->weight);
-        float *steps = (float *)(panel + SCALES);
-        next_panel(p, codes, rows, g);
+    for (int i = 0; i < groups; i++) {
+        _mm256_store_si256((__m256i *)(row + i * PANEL_GROUP), _mm256_xor_si256(_mm256_loadu_si256((const __m256i *)(codes + i * GROUP)), flip));
+        *(float *)(step + i * PANEL_GROUP) = of_bf16(((const uint16_t *)scales)[i]);
+    }
+}
+
+/* A line of the cache of each row at a time. */
+AVX512 INLINE void fill(const Product *p, int weight, size_t first, int rows, char *panel) {
+    const int groups = p->d_in / GROUP, line = 64 / (int)code_bytes(weight);
+    for (int g = 0; g < groups; g += line, panel += line * PANEL_GROUP) {
+        const char *codes = p->weights + first * p->row_bytes + g * code_bytes(weight), *scales = p->scales + first * p->row_scales + g * scale_bytes(weight);
+        const int here = groups - g < line ? groups - g : line;
         for (int r = 0; r < rows; r++, codes += p->row_bytes, scales += p->row_scales) {
-            const int mxfp4 = p->weight == MXFP4;
-            const __m256i these = mxfp4 ? mxfp4_codes((const uint8_t *)codes) : _mm256_xor_si256(_mm256_loadu_si256((const __m256i *)codes), flip);
-            _mm256_store_si256((__m256i *)(panel + r * GROUP), these);
-            steps[r] = mxfp4 ? of_e8m0(*(const uint8_t *)scales) * .5f : of_bf16(*(const uint16_t *)scales);
+            __builtin_prefetch(codes + PANEL * p->row_bytes, 0, 2); /* of the next panel */
+            if (here == line)
+                (weight == MXFP4 ? fill_mxfp4 : fill_int8)(codes, scales, line, panel + r * GROUP, panel + SCALES + r * 4);
+            else
+                (weight == MXFP4 ? fill_mxfp4 : fill_int8)(codes, scales, here, panel + r * GROUP, panel + SCALES + r * 4);
         }
-        memset(panel + rows * GROUP, 0, (size_t)(PANEL - rows) * GROUP);
-        memset(steps + rows, 0, (size_t)(PANEL - rows) * sizeof *steps);
+        for (int i = 0; i < here; i++) { /* rows that there are not count nothing */
+            memset(panel + i * PANEL_GROUP + rows * GROUP, 0, (size_t)(PANEL - rows) * GROUP);
+            memset(panel + i * PANEL_GROUP + SCALES + rows * 4, 0, (size_t)(PANEL - rows) * 4);
+        }
     }
 }
 
@@ -93,8 +116,11 @@ AVX512 static void eight_rows(const char *panel, const char *steps, const char *
     for (int r = 0; r < ROWS; r++) _mm512_store_ps(sums + r * TILE, whole[r]);
 }
 
-static void multiply(const Product *p, size_t first, int rows, int fresh, char *panel, Tiles tokens, Sums sums) {
-    if (fresh) fill(p, first, rows, panel);
+AVX512 static void multiply(const Product *p, size_t first, int rows, int fresh, char *panel, Tiles tokens, Sums sums) {
+    if (fresh && p->weight == MXFP4)
+        fill(p, MXFP4, first, rows, panel);
+    else if (fresh)
+        fill(p, INT8, first, rows, panel);
     for (int r = 0; r < PANEL; r += 8)
         for (int u = 0; u < (tokens.other ? 2 : 1); u++)
             eight_rows(panel + r * GROUP, panel + SCALES + r * 4, tokens.at + u * tokens.other, p->d_in / GROUP, sums[r / TILE][u] + r % TILE * TILE);

@@ -4,7 +4,7 @@
 #include "rounding.h"
 #include "rows.h"
 
-enum { AHEAD = 2048, SCALES_AHEAD = 512 /* bytes that prefetching runs ahead */ };
+enum { AHEAD = 4096, SCALES_AHEAD = 512 /* bytes that prefetching runs ahead */ };
 
 /* --- plain C: what every machine can run, and what the vector kernels are checked against --- */
 
@@ -156,32 +156,43 @@ AVX512 static inline __m512i mxfp4_products(__m512i bytes, __m512i start, __m512
     return _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(start, low, even), high, odd);
 }
 
+/* Adds to both sums what four groups give, whose scales are from lane `at` on. */
+AVX512 INLINE void mxfp4_quad(const uint8_t *p, const uint8_t *q, __mmask64 in, const Row *x, size_t g, __m512i lanes, const __m512 scales[2],
+                              __m512 sums[2]) {
+    const int8_t *codes = x->codes + g * GROUP;
+    const __m512i start = _mm512_loadu_si512(x->start + g * GROUP / 8), even = _mm512_loadu_si512(codes), odd = _mm512_loadu_si512(codes + 64);
+    const __m512i one = mxfp4_products(_mm512_maskz_loadu_epi8(in, p), start, even, odd);
+    const __m512i other = mxfp4_products(_mm512_maskz_loadu_epi8(in, q), start, even, odd);
+    sums[0] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(one), _mm512_permutexvar_ps(lanes, scales[0]), sums[0]);
+    sums[1] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(other), _mm512_permutexvar_ps(lanes, scales[1]), sums[1]);
+}
+
 AVX512 static void mxfp4_rounded_avx512(const Stored w[2], const Row *x, int d_in, float sums[2]) {
-    const __m512i lanes = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3), four = _mm512_set1_epi32(4);
-    __m512 a = _mm512_setzero_ps(), b = a;
-    int groups = d_in / GROUP;
+    enum { AT_ONCE = 16 /* groups whose scales fill a vector */ };
+    const __m512i lanes = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+    const uint8_t *p = w[0].codes, *q = w[1].codes;
+    const int groups = d_in / GROUP;
+    __m512 both[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
     scales_ahead(w, groups);
-    for (int g = 0; g < groups; g += 16) {
-        __mmask16 mask = first(groups - g);
-        __m512 scale = _mm512_maskz_loadu_ps(mask, x->scales + g);
-        __m512 s = _mm512_mul_ps(e8m0_scales((const uint8_t *)w[0].scales + g, mask), scale);
-        __m512 t = _mm512_mul_ps(e8m0_scales((const uint8_t *)w[1].scales + g, mask), scale);
-        __m512i at = lanes;
-        for (int i = g; i < g + 16 && i < groups; i += 4, at = _mm512_add_epi32(at, four)) {
-            const uint8_t *p = (const uint8_t *)w[0].codes + (size_t)i * GROUP / 2;
-            const uint8_t *q = (const uint8_t *)w[1].codes + (size_t)i * GROUP / 2;
-            const int8_t *codes = x->codes + (size_t)i * GROUP;
-            ahead(p), ahead(q);
-            const __mmask64 in = i + 4 <= groups ? ~(__mmask64)0 : ((__mmask64)1 << 32) - 1; /* groups are even in number */
-            __m512i start = _mm512_loadu_si512(x->start + (size_t)i * GROUP / 8);
-            __m512i even = _mm512_loadu_si512(codes), odd = _mm512_loadu_si512(codes + 64);
-            __m512i first_products = mxfp4_products(_mm512_maskz_loadu_epi8(in, p), start, even, odd);
-            __m512i other_products = mxfp4_products(_mm512_maskz_loadu_epi8(in, q), start, even, odd);
-            a = _mm512_fmadd_ps(_mm512_cvtepi32_ps(first_products), _mm512_permutexvar_ps(at, s), a);
-            b = _mm512_fmadd_ps(_mm512_cvtepi32_ps(other_products), _mm512_permutexvar_ps(at, t), b);
-        }
+    for (int g = 0; g < groups; g += AT_ONCE) {
+        const __mmask16 mask = first(groups - g);
+        const __m512 scale = _mm512_maskz_loadu_ps(mask, x->scales + g);
+        __m512 scales[2];
+        for (int row = 0; row < 2; row++) scales[row] = _mm512_mul_ps(e8m0_scales((const uint8_t *)w[row].scales + g, mask), scale);
+        if (groups - g >= AT_ONCE)
+#pragma GCC unroll 4
+            for (int i = 0; i < AT_ONCE; i += 4, p += 64, q += 64) {
+                ahead(p), ahead(q);
+                mxfp4_quad(p, q, ~(__mmask64)0, x, (size_t)(g + i), _mm512_add_epi32(lanes, _mm512_set1_epi32(i)), scales, both);
+            }
+        else
+            for (int i = 0; g + i < groups; i += 4, p += 64, q += 64) {
+                const __mmask64 in = g + i + 4 <= groups ? ~(__mmask64)0 : ((__mmask64)1 << 32) - 1; /* groups are even in number */
+                ahead(p), ahead(q);
+                mxfp4_quad(p, q, in, x, (size_t)(g + i), _mm512_add_epi32(lanes, _mm512_set1_epi32(i)), scales, both);
+            }
     }
-    sums[0] = _mm512_reduce_add_ps(a) * .5f, sums[1] = _mm512_reduce_add_ps(b) * .5f; /* the table holds twice the values */
+    for (int row = 0; row < 2; row++) sums[row] = _mm512_reduce_add_ps(both[row]) * .5f; /* the table holds twice the values */
 }
 
 /* 64 int8 weights are two groups, eight lanes each. */
