@@ -21,6 +21,7 @@ from blockzoo.faults import asked, no_reports, title
 from blockzoo.kernels import Binding, Kernel, bind
 from blockzoo.linear import CHOSEN_LINEAR, EXPERT_LINEAR, LINEAR, chosen_for_matrices, give_slots
 from blockzoo.step import Phase, Step
+from blockzoo.storage import keep_what_is_freed
 
 if TYPE_CHECKING:
     from blockzoo.recording.player import Player
@@ -157,6 +158,8 @@ class Decoder(nn.Module):
         if not self.trainable:
             give_slots(self, named)
         self._bound_to = self.device
+        if self.device.type == "cpu":
+            keep_what_is_freed()
         # where it trains a linear has no slot: it is the reference already
         slotless = {LINEAR.name, EXPERT_LINEAR.name, CHOSEN_LINEAR.name} if self.trainable else set()
         choose = {op: name for op, name in self._chosen.items() if op not in slotless}

@@ -31,7 +31,6 @@ def room(shape: tuple[int, ...] | torch.Size, dtype: torch.dtype, device: torch.
     """An uninitialized tensor that is read whole, again and again."""
     tensor = torch.empty(shape, dtype=dtype, device=device)
     if tensor.device.type == "cpu":
-        _keep_what_is_freed()
         start = -(-tensor.data_ptr() // HUGE_PAGE) * HUGE_PAGE
         nbytes = (tensor.data_ptr() + tensor.nbytes - start) // HUGE_PAGE * HUGE_PAGE
         if nbytes > 0 and (advise := _of_linux("madvise")) is not None:
@@ -41,8 +40,11 @@ def room(shape: tuple[int, ...] | torch.Size, dtype: torch.dtype, device: torch.
 
 
 @cache
-def _keep_what_is_freed() -> None:
-    """Once a process; who chose otherwise (MALLOC_..., GLIBC_TUNABLES) is left alone."""
+def keep_what_is_freed() -> None:
+    """Of a process whose weights are in place: packing them on the way would leave more behind than passes need.
+
+    Who chose otherwise (MALLOC_..., GLIBC_TUNABLES) is left alone.
+    """
     chosen = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
     if not chosen and (tell := _of_linux("mallopt")) is not None:
         tell(M_MMAP_THRESHOLD, LARGEST)
