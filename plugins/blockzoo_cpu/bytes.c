@@ -82,7 +82,7 @@ AVX512 INLINE void fill(const Product *p, int weight, size_t first, int rows, ch
             else
                 (weight == MXFP4 ? fill_mxfp4 : fill_int8)(codes, scales, here, panel + r * GROUP, panel + SCALES + r * 4);
         }
-        for (int i = 0; i < here; i++) { /* rows that there are not count nothing */
+        for (int i = 0; rows < PANEL && i < here; i++) { /* rows that there are not count nothing */
             memset(panel + i * PANEL_GROUP + rows * GROUP, 0, (size_t)(PANEL - rows) * GROUP);
             memset(panel + i * PANEL_GROUP + SCALES + rows * 4, 0, (size_t)(PANEL - rows) * 4);
         }
@@ -110,7 +110,7 @@ AVX512 static void eight_rows(const char *panel, const char *steps, const char *
         }
 #pragma GCC unroll 8
         for (int r = 0; r < ROWS; r++)
-            whole[r] = _mm512_fmadd_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(part[r]), scales), _mm512_set1_ps(((const float *)steps)[r]), whole[r]);
+            whole[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(part[r]), _mm512_mul_ps(scales, _mm512_set1_ps(((const float *)steps)[r])), whole[r]);
     }
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; r++) _mm512_store_ps(sums + r * TILE, whole[r]);

@@ -9,8 +9,6 @@ const Way *const HALVES = NULL;
 
 #else
 
-typedef uint16_t Table[256][TILE]; /* MXFP4: by scale byte, what each code stands for */
-
 /* --- weights --- */
 
 /* One group of one weight row in bfloat16. */
@@ -28,27 +26,18 @@ TILED static inline __m512i int8_group(const int8_t *codes, uint16_t scale) {
     return (__m512i)_mm512_cvtne2ps_pbh(_mm512_mul_ps(high, step), _mm512_mul_ps(low, step));
 }
 
-static const Table *mxfp4_table(void) {
-    static _Alignas(32) Table table;
-    static int filled;
-    if (!__atomic_load_n(&filled, __ATOMIC_ACQUIRE)) { /* whoever comes at once writes the same */
-        for (int byte = 0; byte < 256; byte++)
-            for (int code = 0; code < TILE; code++) table[byte][code] = to_bf16(E2M1[code] * of_e8m0((uint8_t)byte));
-        __atomic_store_n(&filled, 1, __ATOMIC_RELEASE);
-    }
-    return (const Table *)&table;
-}
-
 /* Group g of `rows` weight rows from `first` on into two tiles; rows that there are not are zero. */
-TILED INLINE void fill(const Product *p, int weight, const Table *table, size_t first, int rows, int g, char *to) {
+TILED INLINE void fill(const Product *p, int weight, size_t first, int rows, int g, char *to) {
     const char *codes = p->weights + first * p->row_bytes + g * code_bytes(weight);
     const char *scales = p->scales + first * p->row_scales + g * scale_bytes(weight);
-    next_panel(p, codes, rows, g);
+    const size_t next = PANEL * p->row_bytes; /* what the next panel reads */
+    if (g % (64 / code_bytes(weight)) == 0)
+        for (int r = 0; r < rows; r++) _mm_prefetch(codes + next + r * p->row_bytes, _MM_HINT_T1);
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++, codes += p->row_bytes, scales += p->row_scales) {
         __m512i group;
         if (weight == MXFP4)
-            group = mxfp4_group((const uint8_t *)codes, (*table)[*(const uint8_t *)scales]);
+            group = mxfp4_group((const uint8_t *)codes, p->table[*(const uint8_t *)scales]);
         else if (weight == INT8)
             group = int8_group((const int8_t *)codes, *(const uint16_t *)scales);
         else
@@ -74,14 +63,13 @@ TILED static void pack(const Product *p, const uint16_t *x, int count, char *til
 /* Weights are de-quantized one group ahead of the product: table look-ups hide behind tiles. */
 AMX INLINE void fill_and_multiply(const Product *p, int weight, int two, size_t first, int rows, char *panel, Tiles tokens, Sums sums) {
     const int groups = p->d_in / GROUP;
-    const Table *table = weight == MXFP4 ? mxfp4_table() : NULL;
     _tile_zero(0);
     _tile_zero(1);
     if (two) {
         _tile_zero(2);
         _tile_zero(3);
     }
-    fill(p, weight, table, first, rows, 0, panel);
+    fill(p, weight, first, rows, 0, panel);
     for (int g = 0; g < groups; g++, tokens.at += tokens.step) {
         char *at = panel + (size_t)g * 2 * TILE_BYTES;
         FENCE;
@@ -95,7 +83,7 @@ AMX INLINE void fill_and_multiply(const Product *p, int weight, int two, size_t 
             _tile_dpbf16ps(2, 4, 7);
             _tile_dpbf16ps(3, 5, 7);
         }
-        if (g + 1 < groups) fill(p, weight, table, first, rows, g + 1, at + 2 * TILE_BYTES);
+        if (g + 1 < groups) fill(p, weight, first, rows, g + 1, at + 2 * TILE_BYTES);
     }
     _tile_stored(0, sums[0][0], 64);
     _tile_stored(1, sums[1][0], 64);

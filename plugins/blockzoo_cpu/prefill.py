@@ -1,9 +1,9 @@
 """Prefill's products: many rows times MXFP4, int8 or plain bfloat16 weights, or times those of experts.
 
 In bfloat16, where the CPU has AMX, weights are de-quantized into cache tile by tile and multiplied there (halves.c).
-Where it has AVX-512 alone, packed ones are multiplied as bytes, with activations rounded by groups of 32 as in decoding
-(bytes.c); plain ones are PyTorch's there. Elsewhere, and in float32, a stretch of packed weight rows at a time is
-unpacked in C and multiplied by PyTorch in float32. Nothing ever holds a whole matrix unpacked.
+Where it has AVX-512 VNNI alone, packed ones are multiplied as bytes, with activations rounded by groups of 32 as in
+decoding (bytes.c); plain ones are PyTorch's there. Elsewhere, and in float32, a stretch of packed weight rows at a time
+is unpacked in C and multiplied by PyTorch in float32. Nothing ever holds a whole matrix unpacked.
 
 Axes: N rows of activations.
 """
@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from blockzoo.blocks import QuantizerConfig
+from blockzoo.errors import KernelError
 from blockzoo.kernels import YES, Call, Capabilities, Kernel, Verdict, no
 from blockzoo.linear import expert_linear_reference
 from blockzoo_cpu.calls import OPS, in_one_piece, place
@@ -28,6 +29,7 @@ from blockzoo_cpu.products import GROUP, TYPES, over_rows, refusal, stored
 
 MOST_ROWS = 384
 """Of plain weights: PyTorch arranges these anew at each call, which is worth it for more rows."""
+NO_AMX = f"reads plain weights in bfloat16, with AMX, of a multiple of {GROUP} inputs"
 STRETCH = 2**20
 """Weights that are unpacked at a time for a product of PyTorch's: 4 MiB."""
 
@@ -42,7 +44,7 @@ def supports(capabilities: Capabilities, call: Call) -> Verdict:
         return no(reason)
     plain = call.static.get("quantizer") is None
     if plain and (call.dtype != torch.bfloat16 or tiles() != Tiles.AMX or call.static.get("shape", (1,))[-1] % GROUP):
-        return no(f"reads plain weights in bfloat16, with AMX, of a multiple of {GROUP} inputs")
+        return no(NO_AMX)
     return YES
 
 
@@ -58,6 +60,8 @@ def _packed(
         scales, bias = (None if t is None else t[None] for t in (scales, bias))
     # rows lie one after another for the C code; weights do already, so they are never copied
     codes, scales, bias, x = in_one_piece(codes, scales, bias, x)
+    if scales is None and tiles() != Tiles.AMX:  # a program that was exported elsewhere
+        raise KernelError(f"kernel 'cpu_tiles' {NO_AMX}: choose another for the op 'linear' or 'expert_linear'")
     if scales is None or (x.dtype == torch.bfloat16 and (wide() or tiles() == Tiles.AMX)):
         _at_once(kind, codes, scales, bias, x, counts, y)
     else:
@@ -107,18 +111,11 @@ def _like(
 
 @cache
 def _prompt_times() -> Any:
+    pointer, number = ctypes.c_void_p, ctypes.c_int
     return function(
         "prompt_times",
-        *(
-            ctypes.c_int,
-            ctypes.c_int,
-            ctypes.c_void_p,
-            ctypes.c_void_p,
-            ctypes.c_void_p,
-            ctypes.c_int,
-        ),  # way, weight, scales, bias
-        *(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_int),  # x, y, sizes
-        *(ctypes.c_void_p, ctypes.c_int),  # counts, experts
+        *(number, number, pointer, pointer, pointer, number),  # rounded, kind, weights, scales, bias, its type
+        *(pointer, pointer, number, number, pointer, number),  # x, y, their widths, counts, experts
     )
 
 

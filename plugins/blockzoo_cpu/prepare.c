@@ -4,6 +4,10 @@
 
 #if defined(__x86_64__)
 
+AVX512 static inline __m512 sixteen(const void *x, int type, size_t i) {
+    return type == BF16 ? widened((const uint16_t *)x + i) : _mm512_loadu_ps((const float *)x + i);
+}
+
 /* Codes and scales of one row. MXFP4: of four groups the even inputs, then the odd ones, zeros where two groups are lacking. */
 AVX512 static void round_row(const void *x, int type, int weight, int d_in, Row *row) {
     const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);

@@ -45,7 +45,7 @@ static void block(const Way *way, const Product *p, const Segment *s, int column
             const int at = column + j * PANEL, rows = p->d_out - at < PANEL ? p->d_out - at : PANEL, two = t + 1 < tiles;
             const size_t first = (size_t)s->expert * p->d_out + at;
             way->multiply(p, first, rows, t == 0, stretch + j * groups * way->panel_group,
-                          (Tiles){packed + (s->tile + t) * tile_bytes, two ? tile_bytes : 0, way->tile_group}, sums);
+                          (Tiles){packed + (s->tile + t) * tile_bytes, two ? tile_bytes : 0 /* one */, way->tile_group}, sums);
             float added[PANEL] = {0};
             for (int r = 0; p->bias && r < rows; r++) added[r] = load(p->bias, p->bias_type, first + r);
             for (int u = 0; u <= two; u++) {
@@ -59,7 +59,8 @@ static void block(const Way *way, const Product *p, const Segment *s, int column
  *
  * x (n, d_in) and y (n, d_out) in bfloat16; weights (experts, d_out, d_in) and scales (experts, d_out, d_in / 32) as
  * MXFP4 or int8, or weights in bfloat16, bias (experts, d_out) of `bias_type` or NULL. `rounded`: as products of bytes, of
- * packed weights, which want AVX-512 with VNNI; otherwise as those of tiles, which want AMX. Returns 0, or 1 where memory is lacking.
+ * packed weights, which want AVX-512 with VNNI; otherwise as those of tiles, which want AMX
+ * and find each thread's as they were afterwards. Returns 0, or 1 where memory is lacking.
  */
 int prompt_times(int rounded, int weight, const void *weights, const void *scales, const void *bias, int bias_type, const void *x, void *y, int d_in,
                  int d_out, const int64_t *counts, int experts) {
@@ -87,7 +88,11 @@ int prompt_times(int rounded, int weight, const void *weights, const void *scale
                 *part++ = (Segment){(int)e, counts[e] - done < TILE ? (int)(counts[e] - done) : TILE, row + done, tile};
         }
 
-    const Product p = {weight, d_in, d_out, bias_type, weights, scales, groups * code_bytes(weight), groups * scale_bytes(weight), bias, y};
+    _Alignas(32) uint16_t table[256][TILE];
+    for (int byte = 0; weight == MXFP4 && byte < 256; byte++)
+        for (int code = 0; code < TILE; code++) table[byte][code] = to_bf16(E2M1[code] * of_e8m0((uint8_t)byte));
+    const Product p = {weight,  d_in, d_out, bias_type, weights, scales, groups * code_bytes(weight), groups * scale_bytes(weight), bias, y,
+                       (const uint16_t(*)[TILE])table};
 #pragma omp parallel
     {
 #pragma omp for schedule(static)

@@ -13,6 +13,7 @@ typedef struct {
     size_t row_bytes, row_scales;
     const void *bias;
     uint16_t *y;
+    const uint16_t (*table)[TILE]; /* MXFP4 in bfloat16: by scale byte, what each code stands for */
 } Product;
 
 /* A way to multiply panels of 32 weight rows by tiles of 16 tokens, each arranged by groups of 32 inputs that take so many bytes. */
@@ -28,12 +29,6 @@ typedef struct {
 /* Bytes of a group's codes, and of its scale. */
 static inline size_t code_bytes(int weight) { return weight == MXFP4 ? GROUP / 2 : weight == INT8 ? GROUP : GROUP * 2; }
 static inline size_t scale_bytes(int weight) { return weight == MXFP4 ? 1 : weight == INT8 ? 2 : 0; }
-
-/* Asks for what the next panel reads, when a row of codes begins a line of the cache. */
-static inline void next_panel(const Product *p, const char *codes, int rows, int g) {
-    if (g % (int)(64 / code_bytes(p->weight)) == 0)
-        for (int r = 0; r < rows; r++) __builtin_prefetch(codes + (PANEL + r) * p->row_bytes, 0, 2);
-}
 
 #pragma GCC visibility push(hidden)
 extern const Way *const HALVES, *const BYTES; /* NULL where the compiler can't */

@@ -11,11 +11,7 @@ static const int8_t E2M1_SHIFTED[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 
 
 #if defined(__x86_64__)
 
-AVX512 static inline __m512 sixteen(const void *x, int type, size_t i) {
-    return type == BF16 ? widened((const uint16_t *)x + i) : _mm512_loadu_ps((const float *)x + i);
-}
-
-/* Makes a group's numbers their codes, in lanes of 32 bits; its scale. That of a NaN is NaN, and so is every output. */
+/* Makes a group's numbers their codes, in lanes of 32 bits; its scale. Of a NaN or an infinity every output is NaN. */
 AVX512 static inline float rounded_group(__m512 low, __m512 high, __m512i codes[2]) {
     const float largest = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(low), _mm512_abs_ps(high)));
     const __m512 inverse = _mm512_set1_ps(largest > 0 ? 127 / largest : 0);

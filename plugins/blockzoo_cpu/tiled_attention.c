@@ -96,7 +96,8 @@ TILED static void attend_block(const CausalAttention *a, const Memory *m, int64_
                 float *at = (*sums)[i / 2][i % 2] + r * TILE;
                 _mm512_store_ps(at, _mm512_mul_ps(_mm512_load_ps(at), shrink[i % 2]));
             }
-        products(*sums, fresh, (Tiles){m->values + first * v + f * 2 * TILE_BYTES, TILE_BYTES, v}, (Tiles){m->weights, TILE_BYTES, 2 * TILE_BYTES}, until - first);
+        products(*sums, fresh, (Tiles){m->values + first * v + f * 2 * TILE_BYTES, TILE_BYTES, v},
+                 (Tiles){m->weights, TILE_BYTES, 2 * TILE_BYTES}, until - first);
     }
 }
 

@@ -16,7 +16,7 @@ typedef struct {
     size_t other, step;
 } Tiles;
 
-/* The rows of a thread's tiles before a product was asked for. */
+/* What `sttilecfg` tells of a thread's tiles. */
 typedef struct {
     uint8_t palette, start, reserved[14];
     uint16_t row_bytes[16];
@@ -31,7 +31,7 @@ int limit_tiles(int kind);
 
 #pragma GCC visibility push(hidden)
 
-/* Around a thread's products: other code in it has tiles of its own. */
+/* Around a thread's products: other code in it has tiles of its own, which it finds as they were. */
 TileConfig begin_tiles(void);
 void end_tiles(TileConfig before);
 

@@ -51,13 +51,11 @@ def merged_tree(
 
 def _read(ref: str | Path | Mapping[str, Any], registry: Registry, problems: Problems, alone: bool) -> Node | None:
     """The tree of a reference with all that it extends merged under it."""
-    if isinstance(ref, Mapping):
-        return _extended(from_python(ref, "mapping", problems), None, registry, problems, ())
-    path = ref if isinstance(ref, Path) else find(ref, registry)
-    root = read_file(path, problems)
+    path = None if isinstance(ref, Mapping) else ref if isinstance(ref, Path) else find(ref, registry)
+    root = from_python(ref, "mapping", problems) if path is None else read_file(path, problems)
     if root is None or not root.is_mapping:
         return root
-    if root.get("name") is None:  # a file's own name, never the name of what it extends
+    if path is not None and root.get("name") is None:  # a file's own name, never the name of what it extends
         name = Node(path.stem, Place(str(path)), "name")
         root = root.replaced({"name": name, **root.without("name").mapping})
     extends = root.get("extends")
@@ -65,7 +63,7 @@ def _read(ref: str | Path | Mapping[str, Any], registry: Registry, problems: Pro
         why = "a checkpoint extends no other file; write what it says here, or a shipped name"
         problems.at(extends, f"found {shown(extends)}: {why}")
         problems.raise_any()
-    return _extended(root, path, registry, problems, (path.resolve(),))
+    return _extended(root, path, registry, problems, () if path is None else (path.resolve(),))
 
 
 def _extended(

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from blockzoo.blocks import QuantizerConfig
+from blockzoo.errors import KernelError
 from blockzoo.kernels import Call, Capabilities, Verdict, ask
 from blockzoo.linear import expert_linear_reference, linear_reference
 from blockzoo_blocks.quantizers.int8 import Int8Config
@@ -90,7 +91,7 @@ def test_axes_in_front_and_strides_are_kept(instructions: str) -> None:
     wanted = linear_reference(weight, x.float(), None, quantizer=quantizer)
     found = prefill.linear(weight, x, None, quantizer=quantizer)
     assert found.shape == (9, 3, 40)
-    assert error(found, wanted) < ROUNDED[BF16]
+    assert error(found, wanted) < (ROUNDED if instructions == "avx512" else BOUND)[BF16]
 
 
 def identity(dtype: torch.dtype) -> Tensor:
@@ -151,10 +152,10 @@ def test_products_of_pytorch_before_and_after_are_right() -> None:
         try:
             for _ in range(3):
                 assert error(F.linear(x, plain), wanted) < BOUND[BF16]
-                assert error(prefill.linear(weight, x, None, quantizer=quantizer), wanted) < BOUND[BF16]
+                assert error(prefill.linear(weight, x, None, quantizer=quantizer), wanted) < ROUNDED[BF16]
                 assert error(F.scaled_dot_product_attention(q, q, q), attended) < 2e-2
                 assert error(F.linear(x[:33], plain[:50]), wanted[:33, :50]) < BOUND[BF16]
-                assert error(prefill.linear(weight, x[:17], None, quantizer=quantizer), wanted[:17]) < BOUND[BF16]
+                assert error(prefill.linear(weight, x[:17], None, quantizer=quantizer), wanted[:17]) < ROUNDED[BF16]
         finally:
             torch.set_num_threads(before)
 
@@ -199,6 +200,38 @@ def test_packed_prefill_is_served() -> None:
 def amx() -> None:
     if tiles() != Tiles.AMX:
         pytest.skip("this CPU has no AMX")
+
+
+def test_no_scale_overflows_that_decoding_holds(instructions: str) -> None:
+    """Great activations, small weights: scales meet before they meet what they scale."""
+    weight = {
+        "blocks": torch.full((1, 1, 16), 0x77, dtype=torch.uint8),  # sixes
+        "scales": torch.tensor([[100]], dtype=torch.uint8),
+    }
+    found = prefill.linear(weight, torch.full((17, 32), 1e36, dtype=BF16), None, quantizer=MXFP4Config())
+    assert error(found, torch.full((17, 1), 32 * 6 * 1e36 * 2.0**-27)) < ROUNDED[BF16]
+
+
+def test_every_int8_code(instructions: str) -> None:
+    codes = torch.arange(-128, 128, dtype=torch.int8).view(8, 32)
+    weight = {"codes": codes, "scales": torch.full((8, 1), 0.5, dtype=BF16)}
+    found = prefill.linear(weight, identity(BF16), None, quantizer=Int8Config())
+    assert torch.equal(found, (codes * 0.5).T.to(BF16))
+
+
+def test_infinity_in_one_row_stays_there(instructions: str) -> None:
+    """As bytes it is no number, as in decoding."""
+    weight, x = Int8Config().pack(drawn(40, 64)), drawn(20, 64).to(BF16)
+    clean = prefill.linear(weight, x, None, quantizer=Int8Config())
+    x[3, 5] = torch.inf
+    found = prefill.linear(weight, x, None, quantizer=Int8Config())
+    assert not found[3].isfinite().any()
+    assert torch.equal(found[4:], clean[4:])
+
+
+def test_plain_weights_without_amx_are_an_error_of_the_op() -> None:
+    with at_most(Tiles.VECTORS), pytest.raises(KernelError, match="AMX"):
+        torch.ops.blockzoo_cpu.packed(drawn(20, 64).to(BF16), drawn(5, 64).to(BF16), None, None, None, 1)
 
 
 @pytest.mark.usefixtures("amx")
