@@ -1,6 +1,6 @@
 """How far packed weights with byte activations are from the same weights computed exactly, on text.
 
-    python tests/benchmarks/exactness.py FOLDER [--text FILE] [--tokens 4096] [--length 256]
+    python tests/benchmarks/exactness.py FOLDER [--text FILE] [--tokens 40960] [--length 256]
 
 FOLDER is a trained checkpoint; what it stores as floats is packed to int8 on the way (``rest=int8``). The exact side
 computes in float32 with every op's reference; ours in bfloat16 with what binds by itself, once as prompts and once
@@ -41,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--text", type=Path, default=Path(torch.__file__).with_name("functional.py"))
-    parser.add_argument("--tokens", type=int, default=4096)
+    parser.add_argument("--tokens", type=int, default=40960)
     parser.add_argument("--length", type=int, default=256)
     options = parser.parse_args()
     registry = host().registry
