@@ -89,41 +89,57 @@ AVX512 INLINE void fill(const Product *p, int weight, size_t first, int rows, ch
     }
 }
 
-/* Eight weight rows times a tile of tokens: eight sums of bytes and eight of groups, in registers. */
-AVX512 static void eight_rows(const char *panel, const char *steps, const char *tokens, int groups, float *sums) {
-    enum { ROWS = 8 };
-    __m512 whole[ROWS];
+/* Some weight rows times one or two tiles of tokens: as many sums of bytes and of groups as registers hold. */
+AVX512 INLINE void rows_times(const int rows, const int tiles, const char *panel, const char *steps, Tiles tokens, int groups, float *const sums[2]) {
+    __m512 whole[12];
+#pragma GCC unroll 12
+    for (int i = 0; i < rows * tiles; i++) whole[i] = _mm512_setzero_ps();
+    for (; groups; groups--, panel += PANEL_GROUP, steps += PANEL_GROUP, tokens.at += TILE_GROUP) {
+        __m512i part[12];
+#pragma GCC unroll 12
+        for (int i = 0; i < rows * tiles; i++) part[i] = _mm512_load_si512(tokens.at + i % tiles * tokens.other + START);
 #pragma GCC unroll 8
-    for (int r = 0; r < ROWS; r++) whole[r] = _mm512_setzero_ps();
-    for (; groups; groups--, panel += PANEL_GROUP, steps += PANEL_GROUP, tokens += TILE_GROUP) {
-        const __m512i start = _mm512_load_si512(tokens + START);
-        const __m512 scales = _mm512_load_ps(tokens + STEPS);
-        __m512i part[ROWS];
-#pragma GCC unroll 8
-        for (int r = 0; r < ROWS; r++) part[r] = start;
-#pragma GCC unroll 8
-        for (int q = 0; q < GROUP / 4; q++) {
-            const __m512i inputs = _mm512_load_si512(tokens + q * 64);
-#pragma GCC unroll 8
-            for (int r = 0; r < ROWS; r++)
-                part[r] = _mm512_dpbusd_epi32(part[r], _mm512_set1_epi32(*(const Word *)(panel + r * GROUP + q * 4)), inputs);
+        for (int q = 0; q < GROUP / 4; q++)
+#pragma GCC unroll 12
+            for (int i = 0; i < rows * tiles; i++) {
+                const __m512i inputs = _mm512_load_si512(tokens.at + i % tiles * tokens.other + q * 64);
+                part[i] = _mm512_dpbusd_epi32(part[i], _mm512_set1_epi32(*(const Word *)(panel + i / tiles * GROUP + q * 4)), inputs);
+            }
+#pragma GCC unroll 12
+        for (int i = 0; i < rows * tiles; i++) {
+            const __m512 scales = _mm512_load_ps((const float *)(tokens.at + i % tiles * tokens.other + STEPS));
+            const __m512 both = _mm512_mul_ps(scales, _mm512_set1_ps(((const float *)steps)[i / tiles]));
+            whole[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(part[i]), both, whole[i]);
         }
-#pragma GCC unroll 8
-        for (int r = 0; r < ROWS; r++)
-            whole[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(part[r]), _mm512_mul_ps(scales, _mm512_set1_ps(((const float *)steps)[r])), whole[r]);
     }
-#pragma GCC unroll 8
-    for (int r = 0; r < ROWS; r++) _mm512_store_ps(sums + r * TILE, whole[r]);
+#pragma GCC unroll 12
+    for (int i = 0; i < rows * tiles; i++) _mm512_store_ps(sums[i % tiles] + i / tiles * TILE, whole[i]);
 }
 
+#define ROWS_TIMES(name, rows, tiles)                                                                                                       \
+    AVX512 static void name(const char *panel, int row, Tiles tokens, int groups, Sums sums) {                                              \
+        float *const to[2] = {sums[row / TILE][0] + row % TILE * TILE, sums[row / TILE][1] + row % TILE * TILE};                            \
+        rows_times(rows, tiles, panel + row * GROUP, panel + SCALES + row * 4, tokens, groups, to);                                         \
+    }
+ROWS_TIMES(eight_by_one, 8, 1)
+ROWS_TIMES(six_by_two, 6, 2)
+ROWS_TIMES(five_by_two, 5, 2)
+
 AVX512 static void multiply(const Product *p, size_t first, int rows, int fresh, char *panel, Tiles tokens, Sums sums) {
+    const int groups = p->d_in / GROUP;
     if (fresh && p->weight == MXFP4)
         fill(p, MXFP4, first, rows, panel);
     else if (fresh)
         fill(p, INT8, first, rows, panel);
-    for (int r = 0; r < PANEL; r += 8)
-        for (int u = 0; u < (tokens.other ? 2 : 1); u++)
-            eight_rows(panel + r * GROUP, panel + SCALES + r * 4, tokens.at + u * tokens.other, p->d_in / GROUP, sums[r / TILE][u] + r % TILE * TILE);
+    for (int r = 0; r < PANEL; r += TILE)
+        if (tokens.other) {
+            six_by_two(panel, r, tokens, groups, sums);
+            five_by_two(panel, r + 6, tokens, groups, sums);
+            five_by_two(panel, r + 11, tokens, groups, sums);
+        } else {
+            eight_by_one(panel, r, tokens, groups, sums);
+            eight_by_one(panel, r + 8, tokens, groups, sums);
+        }
 }
 
 static const Way WAY = {PANEL_GROUP, TILE_GROUP, pack, multiply};
