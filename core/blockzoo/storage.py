@@ -41,12 +41,14 @@ def room(shape: tuple[int, ...] | torch.Size, dtype: torch.dtype, device: torch.
 
 @cache
 def keep_what_is_freed() -> None:
-    """Of a process whose weights are in place: packing them on the way would leave more behind than passes need.
+    """Of a process whose weights are in place. What is left of packing them on the way is given back before.
 
     Who chose otherwise (MALLOC_..., GLIBC_TUNABLES) is left alone.
     """
     chosen = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
     if not chosen and (tell := _of_linux("mallopt")) is not None:
+        if (trim := _of_linux("malloc_trim")) is not None:
+            trim(0)
         tell(M_MMAP_THRESHOLD, LARGEST)
         tell(M_TRIM_THRESHOLD, KEPT)
 

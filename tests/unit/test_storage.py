@@ -41,12 +41,12 @@ def test_pages_are_not_asked_for_again() -> None:
 
 
 @pytest.mark.parametrize(
-    ("environment", "told"), [({}, 2), ({"MALLOC_ARENA_MAX": "8"}, 0), ({"GLIBC_TUNABLES": ""}, 0)], ids=str
+    ("environment", "told"), [({}, 3), ({"MALLOC_ARENA_MAX": "8"}, 0), ({"GLIBC_TUNABLES": ""}, 0)], ids=str
 )
 def test_who_chose_otherwise_is_left_alone(
     environment: dict[str, str], told: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls: list[tuple[int, int]] = []
+    calls: list[tuple[int, ...]] = []
     monkeypatch.setattr(storage, "_of_linux", lambda name: lambda *parameter: calls.append(parameter))
     monkeypatch.setattr(os, "environ", PLAIN | environment)
     storage.keep_what_is_freed.__wrapped__()
