@@ -71,9 +71,10 @@ AVX512 INLINE void fill_int8(const char *codes, const char *scales, int groups, 
 
 /* A line of the cache of each row at a time. */
 AVX512 INLINE void fill(const Product *p, int weight, size_t first, int rows, char *panel) {
-    const int groups = p->d_in / GROUP, line = 64 / (int)code_bytes(weight);
+    const int groups = p->d_in / GROUP, line = 64 / (int)code_bytes(weight, GROUP);
     for (int g = 0; g < groups; g += line, panel += line * PANEL_GROUP) {
-        const char *codes = p->weights + first * p->row_bytes + g * code_bytes(weight), *scales = p->scales + first * p->row_scales + g * scale_bytes(weight);
+        const char *codes = p->weights + first * p->row_bytes + code_bytes(weight, (size_t)g * GROUP);
+        const char *scales = p->scales + first * p->row_scales + scale_bytes(weight, (size_t)g * GROUP);
         const int here = groups - g < line ? groups - g : line;
         for (int r = 0; r < rows; r++, codes += p->row_bytes, scales += p->row_scales) {
             __builtin_prefetch(codes + PANEL * p->row_bytes, 0, 2); /* of the next panel */

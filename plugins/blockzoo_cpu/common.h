@@ -64,6 +64,10 @@ INLINE float rounded_to(float value, int type) { /* of a NaN, itself */
     return type == BF16 ? of_bits((bits & 0x7fffffff) > 0x7f800000 ? bits : rounded) : value;
 }
 
+/* Bytes of the codes of n weights, or of plain weights, and of their scales. */
+INLINE size_t code_bytes(int weight, size_t n) { return weight == MXFP4 ? n / 2 : weight == INT8 ? n : n * (weight == BFLOAT16 ? 2 : 4); }
+INLINE size_t scale_bytes(int weight, size_t n) { return weight == MXFP4 ? n / GROUP : weight == INT8 ? n / GROUP * 2 : 0; }
+
 INLINE int width_of(int type) { return type == BF16 ? 2 : 4; } /* bytes of a number */
 
 INLINE float load(const void *numbers, int type, size_t i) {

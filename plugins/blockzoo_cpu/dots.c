@@ -156,7 +156,7 @@ AVX512 static inline __m512i mxfp4_products(__m512i bytes, __m512i start, __m512
     return _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(start, low, even), high, odd);
 }
 
-/* Adds to both sums what four groups give, whose scales are from lane `at` on. */
+/* Adds to both sums what four groups from g on give; `lanes`: where their scales are, four lanes a group. */
 AVX512 INLINE void mxfp4_quad(const uint8_t *p, const uint8_t *q, __mmask64 in, const Row *x, size_t g, __m512i lanes, const __m512 scales[2],
                               __m512 sums[2]) {
     const int8_t *codes = x->codes + g * GROUP;

@@ -28,10 +28,10 @@ TILED static inline __m512i int8_group(const int8_t *codes, uint16_t scale) {
 
 /* Group g of `rows` weight rows from `first` on into two tiles; rows that there are not are zero. */
 TILED INLINE void fill(const Product *p, int weight, size_t first, int rows, int g, char *to) {
-    const char *codes = p->weights + first * p->row_bytes + g * code_bytes(weight);
-    const char *scales = p->scales + first * p->row_scales + g * scale_bytes(weight);
+    const char *codes = p->weights + first * p->row_bytes + code_bytes(weight, (size_t)g * GROUP);
+    const char *scales = p->scales + first * p->row_scales + scale_bytes(weight, (size_t)g * GROUP);
     const size_t next = PANEL * p->row_bytes; /* what the next panel reads */
-    if (g % (64 / code_bytes(weight)) == 0)
+    if (g % (64 / code_bytes(weight, GROUP)) == 0)
         for (int r = 0; r < rows; r++) _mm_prefetch(codes + next + r * p->row_bytes, _MM_HINT_T1);
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++, codes += p->row_bytes, scales += p->row_scales) {

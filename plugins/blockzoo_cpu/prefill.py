@@ -32,6 +32,7 @@ MOST_ROWS = 384
 NO_AMX = f"reads plain weights in bfloat16, with AMX, of a multiple of {GROUP} inputs"
 STRETCH = 2**20
 """Weights that are unpacked at a time for a product of PyTorch's: 4 MiB."""
+NUMBER, POINTER = ctypes.c_int, ctypes.c_void_p
 
 
 def supports(capabilities: Capabilities, call: Call) -> Verdict:
@@ -60,20 +61,29 @@ def _packed(
         scales, bias = (None if t is None else t[None] for t in (scales, bias))
     # rows lie one after another for the C code; weights do already, so they are never copied
     codes, scales, bias, x = in_one_piece(codes, scales, bias, x)
-    if scales is None and tiles() != Tiles.AMX:  # a program that was exported elsewhere
+    amx = tiles() == Tiles.AMX
+    if scales is None and not amx:  # a program that was exported elsewhere
         raise KernelError(f"kernel 'cpu_tiles' {NO_AMX}: choose another for the op 'linear' or 'expert_linear'")
-    if scales is None or (x.dtype == torch.bfloat16 and (wide() or tiles() == Tiles.AMX)):
-        _at_once(kind, codes, scales, bias, x, counts, y)
+    if scales is None or (x.dtype == torch.bfloat16 and (wide() or amx)):
+        _at_once(kind, codes, scales, bias, x, counts, y, rounded=not amx)
     else:
         _by_stretches(kind, codes, scales, bias, x, counts, y)
     return y
 
 
 def _at_once(
-    kind: int, codes: Tensor, scales: Tensor | None, bias: Tensor | None, x: Tensor, counts: Sequence[int], y: Tensor
+    kind: int,
+    codes: Tensor,
+    scales: Tensor | None,
+    bias: Tensor | None,
+    x: Tensor,
+    counts: Sequence[int],
+    y: Tensor,
+    *,
+    rounded: bool,
 ) -> None:
     failed = _prompt_times()(
-        scales is not None and tiles() != Tiles.AMX,
+        rounded,
         kind,
         *(place(codes), place(scales), place(bias)),
         0 if bias is None else TYPES[bias.dtype],
@@ -111,11 +121,10 @@ def _like(
 
 @cache
 def _prompt_times() -> Any:
-    pointer, number = ctypes.c_void_p, ctypes.c_int
     return function(
         "prompt_times",
-        *(number, number, pointer, pointer, pointer, number),  # rounded, kind, weights, scales, bias, its type
-        *(pointer, pointer, number, number, pointer, number),  # x, y, their widths, counts, experts
+        *(NUMBER, NUMBER, POINTER, POINTER, POINTER, NUMBER),  # rounded, kind, weights, scales, bias, its type
+        *(POINTER, POINTER, NUMBER, NUMBER, POINTER, NUMBER),  # x, y, their widths, counts, experts
     )
 
 
@@ -123,8 +132,8 @@ def _prompt_times() -> Any:
 def _unpack_rows() -> Any:
     return function(
         "unpack_rows",
-        *(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_int),  # weight, scales, sizes
-        *(ctypes.c_void_p, ctypes.c_int),  # into what, wide
+        *(NUMBER, POINTER, POINTER, NUMBER, NUMBER),  # weight, scales, sizes
+        *(POINTER, NUMBER),  # into what, wide
     )
 
 

@@ -89,9 +89,9 @@ int prompt_times(int rounded, int weight, const void *weights, const void *scale
         }
 
     _Alignas(32) uint16_t table[256][TILE];
-    for (int byte = 0; weight == MXFP4 && byte < 256; byte++)
+    for (int byte = 0; !rounded && weight == MXFP4 && byte < 256; byte++)
         for (int code = 0; code < TILE; code++) table[byte][code] = to_bf16(E2M1[code] * of_e8m0((uint8_t)byte));
-    const Product p = {weight,  d_in, d_out, bias_type, weights, scales, groups * code_bytes(weight), groups * scale_bytes(weight), bias, y,
+    const Product p = {weight,  d_in, d_out, bias_type, weights, scales, code_bytes(weight, d_in), scale_bytes(weight, d_in), bias, y,
                        (const uint16_t(*)[TILE])table};
 #pragma omp parallel
     {

@@ -26,10 +26,6 @@ typedef struct {
     void (*multiply)(const Product *p, size_t first, int rows, int fresh, char *panel, Tiles tokens, Sums sums);
 } Way;
 
-/* Bytes of a group's codes, and of its scale. */
-static inline size_t code_bytes(int weight) { return weight == MXFP4 ? GROUP / 2 : weight == INT8 ? GROUP : GROUP * 2; }
-static inline size_t scale_bytes(int weight) { return weight == MXFP4 ? 1 : weight == INT8 ? 2 : 0; }
-
 #pragma GCC visibility push(hidden)
 extern const Way *const HALVES, *const BYTES; /* NULL where the compiler can't */
 #pragma GCC visibility pop

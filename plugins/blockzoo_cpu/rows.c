@@ -14,7 +14,7 @@ enum { LEAST = 1 << 15 /* bytes of weights that a thread takes at once */ };
 /* What a call says: y[r] = x[r] @ w[e].T + bias[e] for each row r and its expert e, chosen[r], or 0 where it is NULL.
  *
  * x (n, d_in), `stride` numbers from row to row, 0 where all are one, and y (n, d_out) of `type`; weights (experts, d_out,
- * row_bytes), scales (experts, d_out, scale_bytes) or NULL, bias (experts, d_out) of `bias_type` or NULL. A row that chose no
+ * code_bytes), scales (experts, d_out, scale_bytes) or NULL, bias (experts, d_out) of `bias_type` or NULL. A row that chose no
  * expert there is gets NaN.
  */
 typedef struct {
@@ -60,14 +60,6 @@ static void dots(const Kernel *kernel, const Stored w[2], const Row *x, int d_in
         for (int i = 0; i < 2; i++) sums[i] = kernel->one(w[i].codes, w[i].scales, x, d_in);
 }
 
-static size_t row_bytes(int weight, int d_in) {
-    return weight == MXFP4 ? (size_t)d_in / 2 : weight == INT8 ? (size_t)d_in : (size_t)d_in * (weight == BFLOAT16 ? 2 : 4);
-}
-
-static size_t scale_bytes(int weight, int d_in) {
-    return weight == MXFP4 ? (size_t)d_in / GROUP : weight == INT8 ? (size_t)d_in / GROUP * 2 : 0;
-}
-
 /* Outputs begin..end of rows whose expert there is not. */
 static void missing(const Rows *a, const int32_t *which, int64_t count, int64_t begin, int64_t end) {
     for (int64_t c = 0; c < count; c++)
@@ -76,7 +68,7 @@ static void missing(const Rows *a, const int32_t *which, int64_t count, int64_t 
 
 /* Outputs begin..end of `count` rows of one expert: from the start and from the middle at once. */
 static void span(const Rows *a, const Kernel *kernel, const Row *rows, const int32_t *which, int64_t count, int64_t begin, int64_t end) {
-    const size_t bytes = row_bytes((int)a->weight, (int)a->d_in), steps = scale_bytes((int)a->weight, (int)a->d_in);
+    const size_t bytes = code_bytes((int)a->weight, (size_t)a->d_in), steps = scale_bytes((int)a->weight, (size_t)a->d_in);
     const size_t first = (size_t)expert_of(a, which[0]) * a->d_out;
     const int64_t half = (end - begin + 1) / 2;
     for (int64_t o = begin; o < begin + half; o++) {
@@ -133,7 +125,7 @@ static void rows_work(const void *call, char *room, int me, int all) {
     if (me == 0) *next = 0, by_expert(a, order);
     meet(all);
 
-    const int64_t fits = LEAST / (int64_t)row_bytes((int)a->weight, (int)a->d_in), least = fits < 2 ? 2 : fits;
+    const int64_t fits = LEAST / (int64_t)code_bytes((int)a->weight, (size_t)a->d_in), least = fits < 2 ? 2 : fits;
     for (int64_t begin, end; (begin = take(next, a->d_out, least, all, &end)) < a->d_out;)
         for (int64_t i = 0, of = 0; i < a->n; i += of) {
             for (of = 1; i + of < a->n && expert_of(a, order[i + of]) == expert_of(a, order[i]); of++) continue;

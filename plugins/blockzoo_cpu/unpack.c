@@ -41,7 +41,6 @@ typedef void (*UnpackMXFP4)(const uint8_t *codes, const uint8_t *scales, int d_i
 
 /* Packed weights (rows, d_in) into float32. `wide`: this CPU has AVX-512. */
 int unpack_rows(int weight, const void *codes, const void *scales, int rows, int d_in, float *to, int wide) {
-    const size_t groups = d_in / GROUP;
     UnpackMXFP4 mxfp4 = mxfp4_row;
 #if defined(__x86_64__)
     if (wide) mxfp4 = mxfp4_row_avx512;
@@ -50,11 +49,11 @@ int unpack_rows(int weight, const void *codes, const void *scales, int rows, int
 #endif
 #pragma omp parallel for schedule(static)
     for (int r = 0; r < rows; r++) {
-        float *at = to + r * groups * GROUP;
+        const void *row = (const char *)codes + r * code_bytes(weight, d_in), *steps = (const char *)scales + r * scale_bytes(weight, d_in);
         if (weight == MXFP4)
-            mxfp4((const uint8_t *)codes + r * groups * GROUP / 2, (const uint8_t *)scales + r * groups, d_in, at);
+            mxfp4(row, steps, d_in, to + (size_t)r * d_in);
         else
-            int8_row((const int8_t *)codes + r * groups * GROUP, (const uint16_t *)scales + r * groups, d_in, at);
+            int8_row(row, steps, d_in, to + (size_t)r * d_in);
     }
     return 0;
 }

@@ -15,11 +15,9 @@ static inline int64_t place_of(const Operation *operation) {
 /* 0, as a call returns it. */
 static inline int called(const Operation *operation, const void *told) { return run_one(place_of(operation), told); }
 
-static inline size_t bytes_of(int type) { return type == BF16 ? 2 : 4; }
-
 /* n numbers between -1 and 1 in memory of exactly their size. */
 static inline void *numbers_of(int type, int64_t n) {
-    void *made = malloc((size_t)n * bytes_of(type));
+    void *made = malloc((size_t)n * width_of(type));
     for (int64_t i = 0; i < n; i++) store(made, type, (size_t)i, (float)(i * 37 % 101) / 50 - 1);
     return made;
 }

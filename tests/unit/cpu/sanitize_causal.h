@@ -16,7 +16,7 @@ typedef struct {
 /* Heads (batch, heads, tokens, width) that lie by tokens, with a gap after each token's. */
 static inline Heads heads_of(int type, int64_t heads, int64_t tokens, int64_t width) {
     const int64_t token = heads * width + GAP;
-    Heads made = {malloc((size_t)(BATCH * tokens * token) * bytes_of(type)), tokens * token, width, token};
+    Heads made = {malloc((size_t)(BATCH * tokens * token) * width_of(type)), tokens * token, width, token};
     for (int64_t i = 0; i < BATCH * tokens * token; i++)
         store(made.numbers, type, (size_t)i, i % token < heads * width ? (float)(i * 37 % 101) / 50 - 1 : UNTOUCHED);
     return made;

@@ -3,7 +3,7 @@
 #include "sanitize.h"
 
 static int mixes(int type, int64_t tokens, int64_t experts, int64_t dim) {
-    void *y = numbers_of(type, tokens * experts * dim), *out = malloc((size_t)(tokens * dim) * bytes_of(type));
+    void *y = numbers_of(type, tokens * experts * dim), *out = malloc((size_t)(tokens * dim) * width_of(type));
     float *weights = numbers_of(F32, tokens * experts);
     const Mix a = {.y = y, .weights = weights, .out = out, .type = type, .tokens = tokens, .experts = experts, .dim = dim};
     const int failed = called(&MIX, &a);

@@ -6,7 +6,7 @@ static const int64_t DIMS[] = {1, 2, 16, 37, 64, 577};
 static int failed = 0;
 
 static void norms(int type, int weight_type, int64_t rows, int64_t dim, int late, double offset, int64_t heads) { /* 0: no weight */
-    void *x = numbers_of(type, rows * dim), *w = numbers_of(weight_type, heads * dim), *y = malloc((size_t)(rows * dim) * bytes_of(type));
+    void *x = numbers_of(type, rows * dim), *w = numbers_of(weight_type, heads * dim), *y = malloc((size_t)(rows * dim) * width_of(type));
     const Norm a = {.x = x, .weight = heads ? w : NULL, .heads = heads ? heads : 1, .y = y, .type = type, .weight_type = weight_type, .late = late, .rows = rows, .dim = dim,
                     .eps = 1e-6, .offset = offset};
     failed |= called(&RMS_NORM, &a);
@@ -15,7 +15,7 @@ static void norms(int type, int weight_type, int64_t rows, int64_t dim, int late
 
 static void layers(int type, int weight_type, int bias_type, int64_t rows, int64_t dim, int weighted, int biased, int64_t heads) {
     void *x = numbers_of(type, rows * dim), *w = numbers_of(weight_type, heads * dim), *b = numbers_of(bias_type, heads * dim);
-    void *y = malloc((size_t)(rows * dim) * bytes_of(type));
+    void *y = malloc((size_t)(rows * dim) * width_of(type));
     const Layer a = {.x = x, .weight = weighted ? w : NULL, .bias = biased ? b : NULL, .heads = heads, .y = y, .type = type, .weight_type = weight_type,
                      .bias_type = bias_type, .rows = rows, .dim = dim, .eps = 1e-6};
     failed |= called(&LAYER_NORM, &a);
@@ -24,7 +24,7 @@ static void layers(int type, int weight_type, int bias_type, int64_t rows, int64
 
 static void turns(int type, int64_t heads, int64_t dim, int64_t half, int interleaved) {
     const int64_t batch = 2, tokens = 4, n = batch * heads * tokens * dim;
-    void *x = numbers_of(type, n), *y = malloc((size_t)n * bytes_of(type));
+    void *x = numbers_of(type, n), *y = malloc((size_t)n * width_of(type));
     void *c = numbers_of(type, batch * tokens * half), *s = numbers_of(type, batch * tokens * half);
     const Rotary a = {.x = x, .cosine = c, .sine = s, .y = y, .type = type, .batch = batch, .heads = heads, .tokens = tokens, .dim = dim,
                       .half = half, .interleaved = interleaved, .x_row = heads * tokens * dim, .x_head = dim, .x_token = heads * dim,
@@ -34,7 +34,7 @@ static void turns(int type, int64_t heads, int64_t dim, int64_t half, int interl
 }
 
 static void gates(int type, int activation, double scale, double limit, double shift, int64_t n) {
-    void *g = numbers_of(type, n), *u = numbers_of(type, n), *y = malloc((size_t)n * bytes_of(type));
+    void *g = numbers_of(type, n), *u = numbers_of(type, n), *y = malloc((size_t)n * width_of(type));
     const Gated a = {.gate = g, .up = u, .y = y, .type = type, .activation = activation, .n = n, .scale = scale, .limit = limit,
                      .shift = shift};
     failed |= called(&GATE, &a);

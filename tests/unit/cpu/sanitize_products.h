@@ -77,7 +77,7 @@ static inline int products_of(int (*tried)(Given)) {
                     const int d_in = inputs[a], d_out = outputs[b], n = (int)(rows[c][0] + rows[c][1] + rows[c][2]);
                     const size_t all = (size_t)EXPERTS * d_out, numbers = all * d_in;
                     const Given g = {weight, d_in, d_out, n, rows[c],
-                                     .weights = weight == BFLOAT16 ? numbers_of(BF16, (int64_t)numbers) : codes_of(weight == MXFP4 ? numbers / 2 : numbers),
+                                     .weights = weight == BFLOAT16 ? numbers_of(BF16, (int64_t)numbers) : codes_of(code_bytes(weight, numbers)),
                                      .scales = scales_of(weight, numbers / GROUP),
                                      .bias = numbers_of(BF16, (int64_t)all),
                                      .x = numbers_of(BF16, (int64_t)n * d_in),

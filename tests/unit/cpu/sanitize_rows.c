@@ -7,8 +7,8 @@ enum { EXPERTS = 3, MOST = 5 };
 static int times(int weight, int type, int bias_type, int n, int d_in, int d_out, int rounded, int wide) {
     static const int64_t CHOSEN[MOST] = {2, 0, 2, 1, 0}, LAST[MOST] = {2, 2, 2, 2, 2};
     const size_t all = (size_t)EXPERTS * d_out, scales = scale_bytes(weight, d_in) * all;
-    void *w = calloc(row_bytes(weight, d_in), all), *s = scales ? calloc(scales, 1) : NULL, *bias = numbers_of(bias_type, (int64_t)all);
-    void *x = numbers_of(type, (int64_t)n * d_in), *one = numbers_of(type, d_in), *y = malloc((size_t)n * d_out * bytes_of(type));
+    void *w = calloc(code_bytes(weight, d_in), all), *s = scales ? calloc(scales, 1) : NULL, *bias = numbers_of(bias_type, (int64_t)all);
+    void *x = numbers_of(type, (int64_t)n * d_in), *one = numbers_of(type, d_in), *y = malloc((size_t)n * d_out * width_of(type));
     int64_t *chosen = malloc((size_t)n * sizeof *chosen);
     int failed = 0;
     for (int choice = 0; choice < 3; choice++)

@@ -3,7 +3,7 @@
 #include "steps.c"
 
 static int adds(int type, int64_t n) {
-    void *a = numbers_of(type, n), *b = numbers_of(type, n), *y = malloc((size_t)n * bytes_of(type));
+    void *a = numbers_of(type, n), *b = numbers_of(type, n), *y = malloc((size_t)n * width_of(type));
     const Sum sum = {.a = a, .b = b, .y = y, .type = type, .n = n};
     int wrong = called(&ADD, &sum);
     for (int64_t i = 0; i < n; i++) wrong |= load(y, type, (size_t)i) != 2 * load(a, type, (size_t)i);
