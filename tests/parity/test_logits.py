@@ -149,19 +149,24 @@ def test_bfloat16_within_rounding(kind: str, tmp_path: Path, registry: Registry)
     assert reference.error(ours, rounded) < 2 * spread
 
 
-@pytest.mark.parametrize(("kernel", "close"), [("grouped", CLOSE), ("reference", CLOSE), ("sdpa", 3e-5)])
+# The published logits are float32, 2.0e-5 from what float64 gives: no order of adding comes closer but by luck.
+PUBLISHED = 3e-5
+
+
+@pytest.mark.parametrize("kernel", ["grouped", "reference", "sdpa"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @torch.no_grad()
 def test_the_original_layout_equals_the_published_reference(
-    kernel: str, close: float, data: Path, registry: Registry
+    kernel: str, dtype: torch.dtype, data: Path, registry: Registry
 ) -> None:
-    """``grouped`` is what binds. The published logits are 2e-5 from float64 ones: a fused order needs room."""
+    """``grouped`` is what binds."""
     folder = data / "gpt-oss-original-tiny"
-    model = from_pretrained(folder, registry=registry, dtype=torch.float32)
+    model = from_pretrained(folder, registry=registry, dtype=dtype)
     prompts = [binding for binding in model.bindings if binding.op == "attention" and binding.phase == "prefill"]
     assert {binding.kernel for binding in prompts} == {"grouped"}
     model.bind({"attention": kernel})
     expected = {name: tensor.read() for name, tensor in read_header(folder / "expected.safetensors").items()}
-    assert reference.error(model(expected["tokens"][None])[0], expected["logits"]) < close
+    assert reference.error(model(expected["tokens"][None])[0], expected["logits"]) < PUBLISHED
 
 
 @torch.no_grad()
@@ -172,4 +177,4 @@ def test_token_by_token_the_original_layout_equals_the_published_reference(data:
     expected = {name: tensor.read() for name, tensor in read_header(folder / "expected.safetensors").items()}
     cache = model.new_cache(max_length=len(expected["tokens"]))
     found = [model(token.view(1, 1), cache=cache)[0, 0] for token in expected["tokens"]]
-    assert reference.error(torch.stack(found), expected["logits"]) < 3e-5
+    assert reference.error(torch.stack(found), expected["logits"]) < PUBLISHED
