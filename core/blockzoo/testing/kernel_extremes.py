@@ -17,10 +17,10 @@ from blockzoo.testing.kernels import NOISE, is_as_exact, reference_of
 
 LARGE = 1e4
 """The greatest number of an input: trained models have activations of that size."""
+STEPS = 10
+"""How far a result may be off, over the greatest: so many steps of a number of 1e4, for so is an exponential of one."""
 COARSE = 0.5
-"""How far a narrow dtype's result may be off, over the greatest: its scores of 1e4 have steps of 64. What saturates or
-overflows is further off.
-"""
+"""At most: bfloat16's steps there are 64. What saturates or overflows is further off."""
 BESIDE = (1.0, -1.0)
 """What stands in a NaN's place to see which outputs follow from it."""
 ROUNDING = 0.02
@@ -101,7 +101,7 @@ def _need_close(
     )
     if not len(found):
         return
-    within = subject.op.tolerances[expected.dtype] if expected.dtype.itemsize > 2 else COARSE
+    within = min(COARSE, STEPS * LARGE * torch.finfo(expected.dtype).eps)
     off = float((found.double() - expected.double()).abs().max()) / (greatest or 1.0)
     need(
         off <= within

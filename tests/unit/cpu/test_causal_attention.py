@@ -49,7 +49,7 @@ def served(request: pytest.FixtureRequest) -> Iterator[Served]:
     if request.param == "blocked":
         if not library.wide():
             pytest.skip("no AVX-512 on this machine")
-        yield Served(blocked, BLOCKED, torch.float32, 3e-6)
+        yield Served(blocked, BLOCKED, torch.float32, 1e-5)
         return
     kind = Tiles[request.param.upper()]
     if tiles() < kind:
