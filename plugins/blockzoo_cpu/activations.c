@@ -81,4 +81,4 @@ static void gelu_work(const void *call, char *room, int me, int all) {
         pass_uint16_t(a->x, a->dy, a->y, from, until);
 }
 
-const Operation GELU = {gelu_work, NULL, gelu_alone}, GELU_BACKWARD = {gelu_work, NULL, gelu_alone};
+const Operation GELU = {.work = gelu_work, .alone = gelu_alone}, GELU_BACKWARD = {.work = gelu_work, .alone = gelu_alone};

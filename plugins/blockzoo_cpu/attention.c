@@ -373,4 +373,4 @@ static void attend_work(const void *call, char *room, int me, int all) {
         merge(a, i / a->kv_heads, i % a->kv_heads, tasks + i * shares, shares);
 }
 
-const Operation ATTEND = {attend_work, attend_room, attend_alone};
+const Operation ATTEND = {.work = attend_work, .room = attend_room, .alone = attend_alone};

@@ -87,4 +87,4 @@ static void forward_work(const void *call, char *room, int me, int all) {
 static size_t forward_room(const void *call) { return NUMBERED + most_threads() * memory_bytes(call); }
 static int forward_alone(const void *call) { return small_attention(call); }
 
-const Operation BLOCKED_ATTENTION = {forward_work, forward_room, forward_alone};
+const Operation BLOCKED_ATTENTION = {.work = forward_work, .room = forward_room, .alone = forward_alone};

@@ -122,4 +122,4 @@ static void backward_work(const void *call, char *room, int me, int all) {
 static size_t backward_room(const void *call) { return NUMBERED + most_threads() * memory_bytes(&((const CausalAttentionBackward *)call)->of); }
 static int backward_alone(const void *call) { return small_attention(&((const CausalAttentionBackward *)call)->of); }
 
-const Operation BLOCKED_ATTENTION_BACKWARD = {backward_work, backward_room, backward_alone};
+const Operation BLOCKED_ATTENTION_BACKWARD = {.work = backward_work, .room = backward_room, .alone = backward_alone};

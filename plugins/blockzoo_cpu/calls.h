@@ -5,12 +5,14 @@
 #include "common.h"
 
 /* `work` does the share of thread `me` of `all`: every thread of a team comes by, and they may `meet`. `room`: the bytes
- * of memory that it wants, one piece for all threads; NULL: none. `alone`: whether it is too little to be shared.
+ * of memory that it wants, one piece for all threads; NULL: none. `alone`: whether it is too little to be shared. `soon`: asks
+ * memory for what that thread will read as its i-th, before calls that it depends on are made; 0: nothing more; NULL: never.
  */
 typedef struct {
     void (*work)(const void *call, char *room, int me, int all);
     size_t (*room)(const void *call);
     int (*alone)(const void *call);
+    int (*soon)(const void *call, int me, int all, size_t i);
 } Operation;
 
 #pragma GCC visibility push(hidden)

@@ -4,15 +4,14 @@
 #include "rounding.h"
 #include "rows.h"
 
-enum { AHEAD = 4096, SCALES_AHEAD = 512 /* bytes that prefetching runs ahead */ };
+enum { SCALES_AHEAD = 512 /* bytes that prefetching of scales runs ahead */ };
 
 /* --- plain C: what every machine can run, and what the vector kernels are checked against --- */
 
-VARIANTS static float float32_dot(const void *weights, const void *scales, const Row *x, int d_in) {
-    const float *w = weights;
+VARIANTS static float float32_dot(const Stored *stored, const Row *x, int d_in) {
+    const float *w = stored->codes;
     float sums[16] = {0}, sum = 0;
     int i = 0;
-    (void)scales;
     for (; i + 16 <= d_in; i += 16)
         for (int j = 0; j < 16; j++) sums[j] += w[i + j] * x->values[i + j];
     for (; i < d_in; i++) sum += w[i] * x->values[i];
@@ -20,11 +19,10 @@ VARIANTS static float float32_dot(const void *weights, const void *scales, const
     return sum;
 }
 
-VARIANTS static float bfloat16_dot(const void *weights, const void *scales, const Row *x, int d_in) {
-    const uint16_t *w = weights;
+VARIANTS static float bfloat16_dot(const Stored *stored, const Row *x, int d_in) {
+    const uint16_t *w = stored->codes;
     float sums[16] = {0}, sum = 0;
     int i = 0;
-    (void)scales;
     for (; i + 16 <= d_in; i += 16)
         for (int j = 0; j < 16; j++) sums[j] += of_bf16(w[i + j]) * x->values[i + j];
     for (; i < d_in; i++) sum += of_bf16(w[i]) * x->values[i];
@@ -32,8 +30,8 @@ VARIANTS static float bfloat16_dot(const void *weights, const void *scales, cons
     return sum;
 }
 
-VARIANTS static float mxfp4_dot(const void *weights, const void *scales, const Row *x, int d_in) {
-    const uint8_t *w = weights, *exponents = scales;
+VARIANTS static float mxfp4_dot(const Stored *stored, const Row *x, int d_in) {
+    const uint8_t *w = stored->codes, *exponents = stored->scales;
     float sum = 0;
     for (int g = 0; g < d_in / GROUP; g++) {
         float part = 0;
@@ -46,9 +44,9 @@ VARIANTS static float mxfp4_dot(const void *weights, const void *scales, const R
     return sum;
 }
 
-VARIANTS static float int8_dot(const void *weights, const void *scales, const Row *x, int d_in) {
-    const int8_t *w = weights;
-    const uint16_t *steps = scales;
+VARIANTS static float int8_dot(const Stored *stored, const Row *x, int d_in) {
+    const int8_t *w = stored->codes;
+    const uint16_t *steps = stored->scales;
     float sum = 0;
     for (int g = 0; g < d_in / GROUP; g++) {
         float part = 0;
@@ -62,7 +60,10 @@ VARIANTS static float int8_dot(const void *weights, const void *scales, const Ro
 
 #if defined(__x86_64__)
 
-static inline void ahead(const void *p) { __builtin_prefetch((const char *)p + AHEAD); }
+static inline void ahead(const Stored w[2], const void *p, const void *q) {
+    __builtin_prefetch((const char *)p + w[0].ahead);
+    __builtin_prefetch((const char *)q + w[1].ahead);
+}
 
 /* Of two rows' scales at once: they are a few lines a row. */
 static inline void scales_ahead(const Stored w[2], int bytes) {
@@ -77,7 +78,7 @@ AVX512 static void bfloat16_dots_avx512(const Stored w[2], const Row *x, int d_i
     __m512 a = _mm512_setzero_ps(), b = a, c = a, d = a;
     int i = 0;
     for (; i + 32 <= d_in; i += 32) {
-        ahead(v + i), ahead(u + i);
+        ahead(w, v + i, u + i);
         __m512 even = _mm512_loadu_ps(x->values + i), odd = _mm512_loadu_ps(x->values + i + 16);
         __m512i p = _mm512_loadu_si512(v + i), q = _mm512_loadu_si512(u + i);
         a = _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_slli_epi32(p, 16)), even, a);
@@ -103,8 +104,8 @@ AVX512 static inline __m512 bf16_scales(const uint16_t *halves, __mmask16 mask) 
 
 static inline __mmask16 first(int n) { return (__mmask16)((1u << (n < 16 ? n : 16)) - 1); }
 
-AVX512 static float mxfp4_dot_avx512(const void *weights, const void *scales, const Row *x, int d_in) {
-    const uint8_t *w = weights, *exponents = scales;
+AVX512 static float mxfp4_dot_avx512(const Stored *stored, const Row *x, int d_in) {
+    const uint8_t *w = stored->codes, *exponents = stored->scales;
     const __m512 table = _mm512_loadu_ps(E2M1);
     __m512 sum = _mm512_setzero_ps();
     int groups = d_in / GROUP;
@@ -114,7 +115,7 @@ AVX512 static float mxfp4_dot_avx512(const void *weights, const void *scales, co
         for (int i = 0; i < left; i++) {
             const uint8_t *p = w + (size_t)(g + i) * GROUP / 2;
             const float *at = x->values + (size_t)(g + i) * GROUP; /* even inputs, then odd ones */
-            _mm_prefetch((const char *)p + AHEAD, _MM_HINT_T0);
+            __builtin_prefetch((const char *)p + stored->ahead);
             __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p));
             /* a permutation looks at the lowest four bits of its index only */
             __m512 part = _mm512_mul_ps(_mm512_permutexvar_ps(bytes, table), _mm512_loadu_ps(at));
@@ -125,9 +126,9 @@ AVX512 static float mxfp4_dot_avx512(const void *weights, const void *scales, co
     return _mm512_reduce_add_ps(sum);
 }
 
-AVX512 static float int8_dot_avx512(const void *weights, const void *scales, const Row *x, int d_in) {
-    const int8_t *w = weights;
-    const uint16_t *steps = scales;
+AVX512 static float int8_dot_avx512(const Stored *stored, const Row *x, int d_in) {
+    const int8_t *w = stored->codes;
+    const uint16_t *steps = stored->scales;
     __m512 sum = _mm512_setzero_ps();
     int groups = d_in / GROUP;
     for (int g = 0; g < groups; g += 16) {
@@ -136,7 +137,7 @@ AVX512 static float int8_dot_avx512(const void *weights, const void *scales, con
         for (int i = 0; i < left; i++) {
             const int8_t *p = w + (size_t)(g + i) * GROUP;
             const float *at = x->values + (size_t)(g + i) * GROUP;
-            _mm_prefetch((const char *)p + AHEAD, _MM_HINT_T0);
+            __builtin_prefetch((const char *)p + stored->ahead);
             __m512 low = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
             __m512 high = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(p + 16))));
             __m512 part = _mm512_fmadd_ps(high, _mm512_loadu_ps(at + 16), _mm512_mul_ps(low, _mm512_loadu_ps(at)));
@@ -182,13 +183,13 @@ AVX512 static void mxfp4_rounded_avx512(const Stored w[2], const Row *x, int d_i
         if (groups - g >= AT_ONCE)
 #pragma GCC unroll 4
             for (int i = 0; i < AT_ONCE; i += 4, p += 64, q += 64) {
-                ahead(p), ahead(q);
+                ahead(w, p, q);
                 mxfp4_quad(p, q, ~(__mmask64)0, x, (size_t)(g + i), _mm512_add_epi32(lanes, _mm512_set1_epi32(i)), scales, both);
             }
         else
             for (int i = 0; g + i < groups; i += 4, p += 64, q += 64) {
                 const __mmask64 in = g + i + 4 <= groups ? ~(__mmask64)0 : ((__mmask64)1 << 32) - 1; /* groups are even in number */
-                ahead(p), ahead(q);
+                ahead(w, p, q);
                 mxfp4_quad(p, q, in, x, (size_t)(g + i), _mm512_add_epi32(lanes, _mm512_set1_epi32(i)), scales, both);
             }
     }
@@ -210,7 +211,7 @@ AVX512 static void int8_rounded_avx512(const Stored w[2], const Row *x, int d_in
         __m512i at = lanes;
         for (int i = g; i < g + 16 && i < groups; i += 2, at = _mm512_add_epi32(at, two)) {
             const int8_t *p = (const int8_t *)w[0].codes + (size_t)i * GROUP, *q = (const int8_t *)w[1].codes + (size_t)i * GROUP;
-            ahead(p), ahead(q);
+            ahead(w, p, q);
             __m512i start = _mm512_loadu_si512(x->start + (size_t)i * GROUP / 4);
             __m512i codes = _mm512_loadu_si512(x->codes + (size_t)i * GROUP);
             __m512i first_products = _mm512_dpbusd_epi32(start, _mm512_xor_si512(_mm512_loadu_si512(p), flip), codes);

@@ -47,4 +47,4 @@ static void mix_work(const void *call, char *room, int me, int all) {
                                                m->dim);
 }
 
-const Operation MIX = {mix_work, NULL, mix_alone};
+const Operation MIX = {.work = mix_work, .alone = mix_alone};

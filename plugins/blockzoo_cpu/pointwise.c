@@ -78,7 +78,7 @@ static void rms_norm_work(const void *call, char *room, int me, int all) {
     }
 }
 
-const Operation RMS_NORM = {rms_norm_work, NULL, rms_norm_alone};
+const Operation RMS_NORM = {.work = rms_norm_work, .alone = rms_norm_alone};
 
 /* --- layer norm --- */
 
@@ -139,7 +139,7 @@ static void layer_norm_work(const void *call, char *room, int me, int all) {
     }
 }
 
-const Operation LAYER_NORM = {layer_norm_work, NULL, layer_norm_alone};
+const Operation LAYER_NORM = {.work = layer_norm_work, .alone = layer_norm_alone};
 
 /* --- rotary --- */
 
@@ -191,7 +191,7 @@ static void rotary_work(const void *call, char *room, int me, int all) {
     }
 }
 
-const Operation ROTARY = {rotary_work, NULL, rotary_alone};
+const Operation ROTARY = {.work = rotary_work, .alone = rotary_alone};
 
 /* --- gate --- */
 
@@ -254,4 +254,4 @@ static void gate_work(const void *call, char *room, int me, int all) {
     (a->type == BF16 ? span_bf16 : span_f32)(a->gate, a->up, how, a->y, (size_t)from_of(a->n, me, all), (size_t)until_of(a->n, me, all));
 }
 
-const Operation GATE = {gate_work, NULL, gate_alone};
+const Operation GATE = {.work = gate_work, .alone = gate_alone};

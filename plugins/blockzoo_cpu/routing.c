@@ -56,7 +56,7 @@ static void choice_work(const void *call, char *room, int me, int all) {
     for (int64_t row = from_of(c->rows, me, all); row < until_of(c->rows, me, all); row++) choose_row(c, row);
 }
 
-const Operation CHOOSE = {choice_work, NULL, choice_alone};
+const Operation CHOOSE = {.work = choice_work, .alone = choice_alone};
 
 static int weighing_alone(const void *call) {
     const Weighing *w = call;
@@ -99,4 +99,4 @@ static void weighing_work(const void *call, char *room, int me, int all) {
     for (int64_t row = from_of(w->rows, me, all); row < until_of(w->rows, me, all); row++) weigh_row(w, row);
 }
 
-const Operation WEIGH = {weighing_work, NULL, weighing_alone};
+const Operation WEIGH = {.work = weighing_work, .alone = weighing_alone};

@@ -9,7 +9,7 @@
 #include "calls.h"
 #include "rows.h"
 
-enum { LEAST = 1 << 15 /* bytes of weights that a thread takes at once */ };
+enum { LEAST = 1 << 15 /* bytes of weights that a thread takes at once */, AHEAD = 4096 /* bytes that reading asks memory for in advance */ };
 
 /* What a call says: y[r] = x[r] @ w[e].T + bias[e] for each row r and its expert e, chosen[r], or 0 where it is NULL.
  *
@@ -57,30 +57,49 @@ static void dots(const Kernel *kernel, const Stored w[2], const Row *x, int d_in
     if (kernel->two)
         kernel->two(w, x, d_in, sums);
     else
-        for (int i = 0; i < 2; i++) sums[i] = kernel->one(w[i].codes, w[i].scales, x, d_in);
+        for (int i = 0; i < 2; i++) sums[i] = kernel->one(&w[i], x, d_in);
 }
 
-/* Outputs begin..end of rows whose expert there is not. */
-static void missing(const Rows *a, const int32_t *which, int64_t count, int64_t begin, int64_t end) {
-    for (int64_t c = 0; c < count; c++)
-        for (int64_t o = begin; o < end; o++) store(a->y, (int)a->type, (size_t)which[c] * a->d_out + o, NAN);
+/* What a thread does at a time: outputs begin..end of `count` rows of one expert, which order[at] and on name. */
+typedef struct {
+    int64_t begin, end, at, count;
+} Piece;
+
+static int64_t half_of(Piece p) { return (p.end - p.begin + 1) / 2; }
+
+/* Where the weights of a half of the outputs begin. NULL: there is no such expert, or no output. */
+static const char *stream(const Rows *a, int64_t expert, Piece p, int half) {
+    if (expert < 0 || expert >= a->experts || p.begin >= p.end) return NULL;
+    return a->weights + (size_t)(expert * a->d_out + p.begin + half * half_of(p)) * code_bytes((int)a->weight, (size_t)a->d_in);
 }
 
-/* Outputs begin..end of `count` rows of one expert: from the start and from the middle at once. */
-static void span(const Rows *a, const Kernel *kernel, const Row *rows, const int32_t *which, int64_t count, int64_t begin, int64_t end) {
+/* Outputs of rows whose expert there is not. */
+static void missing(const Rows *a, const int32_t *order, Piece p) {
+    for (int64_t c = p.at; c < p.at + p.count; c++)
+        for (int64_t o = p.begin; o < p.end; o++) store(a->y, (int)a->type, (size_t)order[c] * a->d_out + o, NAN);
+}
+
+/* Both halves at once. Near their ends memory is asked for what the thread does `after`. */
+static void span(const Rows *a, const Kernel *kernel, const Row *rows, const int32_t *order, Piece p, Piece after) {
     const size_t bytes = code_bytes((int)a->weight, (size_t)a->d_in), steps = scale_bytes((int)a->weight, (size_t)a->d_in);
-    const size_t first = (size_t)expert_of(a, which[0]) * a->d_out;
-    const int64_t half = (end - begin + 1) / 2;
-    for (int64_t o = begin; o < begin + half; o++) {
-        const int64_t other = o + half < end ? o + half : o;
-        const size_t i = first + o, j = first + other;
-        const Stored w[2] = {{a->weights + i * bytes, a->scales + i * steps}, {a->weights + j * bytes, a->scales + j * steps}};
-        for (int64_t c = 0; c < count; c++) {
-            const size_t r = (size_t)which[c];
+    const size_t first = (size_t)expert_of(a, order[p.at]) * a->d_out;
+    const int64_t half = half_of(p);
+    const int64_t expert = expert_of(a, order[after.at]);
+    const char *later[2] = {stream(a, expert, after, 0), stream(a, expert, after, 1)};
+    for (int64_t o = p.begin; o < p.begin + half; o++) {
+        const int64_t other = o + half < p.end ? o + half : o;
+        const size_t left = (size_t)(p.begin + half - o) * bytes, at[2] = {first + o, first + other};
+        Stored w[2];
+        for (int i = 0; i < 2; i++) {
+            const char *codes = a->weights + at[i] * bytes;
+            w[i] = (Stored){codes, a->scales + at[i] * steps, left > AHEAD || !later[i] ? AHEAD : later[i] + (AHEAD - left) - codes};
+        }
+        for (int64_t c = p.at; c < p.at + p.count; c++) {
+            const size_t r = (size_t)order[c];
             float sums[2];
             dots(kernel, w, &rows[a->stride ? r : 0], (int)a->d_in, sums);
-            store(a->y, (int)a->type, r * a->d_out + o, sums[0] + (a->bias ? load(a->bias, (int)a->bias_type, i) : 0));
-            store(a->y, (int)a->type, r * a->d_out + other, sums[1] + (a->bias ? load(a->bias, (int)a->bias_type, j) : 0));
+            store(a->y, (int)a->type, r * a->d_out + o, sums[0] + (a->bias ? load(a->bias, (int)a->bias_type, at[0]) : 0));
+            store(a->y, (int)a->type, r * a->d_out + other, sums[1] + (a->bias ? load(a->bias, (int)a->bias_type, at[1]) : 0));
         }
     }
 }
@@ -97,17 +116,39 @@ static int rows_alone(const void *call) {
     return a->n * a->d_in * a->d_out < 1 << 14;
 }
 
-/* The next outputs that nobody has taken, up to `*end`: of what is left half a thread's fair share, but `least` or more.
- * A stretch begins with waiting for memory, so there are few; the last ones are short, so all threads end at once, and one
- * that is kept from its core leaves the rest to the others (guided self-scheduling, Polychronopoulos and Kuck 1987).
+/* How many outputs a thread takes of what is `left`: half its fair share, but what is worth beginning with or more. A stretch begins
+ * with waiting for memory, so there are few; the last ones are short, so all threads end at once, and one that is kept from
+ * its core leaves the rest to the others (guided self-scheduling, Polychronopoulos and Kuck 1987).
  */
-static int64_t take(int64_t *next, int64_t outputs, int64_t least, int all, int64_t *end) {
-    int64_t begin = __atomic_load_n(next, __ATOMIC_RELAXED);
-    do {
-        const int64_t left = outputs - begin, half = (left + 2 * all - 1) / (2 * all), stretch = half < least ? least : half;
-        *end = stretch < left ? begin + stretch : outputs;
-    } while (begin < outputs && !__atomic_compare_exchange_n(next, &begin, *end, 1, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
-    return begin;
+static int64_t share_of(const Rows *a, int64_t left, int all) {
+    const int64_t fits = LEAST / (int64_t)code_bytes((int)a->weight, (size_t)a->d_in), least = fits < 2 ? 2 : fits;
+    const int64_t half = (left + 2 * all - 1) / (2 * all);
+    return half < least ? least : half;
+}
+
+static int64_t until(const Rows *a, int64_t output) { return output < a->d_out ? output : a->d_out; }
+
+/* The first rows of one expert from order[at] on. */
+static Piece piece(const Rows *a, const int32_t *order, int64_t begin, int64_t end, int64_t at) {
+    int64_t count = 1;
+    while (at + count < a->n && expert_of(a, order[at + count]) == expert_of(a, order[at])) count++;
+    return (Piece){begin, end, at, count};
+}
+
+/* The outputs that a thread begins with are its own: it knows them before it meets the others. */
+static Piece own_outputs(const Rows *a, int me, int all) {
+    const int64_t share = share_of(a, a->d_out, all);
+    return (Piece){.begin = until(a, me * share), .end = until(a, (me + 1) * share)};
+}
+
+/* The same outputs of the next expert, or the next outputs that nobody has taken. */
+static Piece next_piece(const Rows *a, const int32_t *order, int64_t *next, Piece p, int all) {
+    if (p.at + p.count < a->n) return piece(a, order, p.begin, p.end, p.at + p.count);
+    int64_t begin = __atomic_load_n(next, __ATOMIC_RELAXED), end;
+    do
+        end = until(a, begin + share_of(a, a->d_out - begin, all));
+    while (begin < a->d_out && !__atomic_compare_exchange_n(next, &begin, end, 1, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
+    return piece(a, order, begin, end, 0);
 }
 
 static void rows_work(const void *call, char *room, int me, int all) {
@@ -122,19 +163,28 @@ static void rows_work(const void *call, char *room, int me, int all) {
         const char *from = (const char *)a->x + (size_t)r * (size_t)a->stride * (size_t)width_of((int)a->type);
         prepare(&kernel, (int)a->weight, from, (int)a->type, (int)a->d_in, room + at.prepared + r * each, &rows[r]);
     }
-    if (me == 0) *next = 0, by_expert(a, order);
+    if (me == 0) *next = until(a, all * share_of(a, a->d_out, all)), by_expert(a, order);
     meet(all);
 
-    const int64_t fits = LEAST / (int64_t)code_bytes((int)a->weight, (size_t)a->d_in), least = fits < 2 ? 2 : fits;
-    for (int64_t begin, end; (begin = take(next, a->d_out, least, all, &end)) < a->d_out;)
-        for (int64_t i = 0, of = 0; i < a->n; i += of) {
-            for (of = 1; i + of < a->n && expert_of(a, order[i + of]) == expert_of(a, order[i]); of++) continue;
-            const int64_t expert = expert_of(a, order[i]);
-            if (expert < 0 || expert >= a->experts)
-                missing(a, order + i, of, begin, end);
-            else
-                span(a, &kernel, rows, order + i, of, begin, end);
-        }
+    if (!a->n) return;
+    const Piece own = own_outputs(a, me, all);
+    for (Piece p = piece(a, order, own.begin, own.end, 0), after; p.begin < p.end; p = after) {
+        const int64_t expert = expert_of(a, order[p.at]);
+        after = next_piece(a, order, next, p, all);
+        if (expert < 0 || expert >= a->experts)
+            missing(a, order, p);
+        else
+            span(a, &kernel, rows, order, p, after);
+    }
 }
 
-const Operation ROWS = {rows_work, rows_room, rows_alone};
+/* The i-th line of both halves of what a thread does first, where that is known before the rows are. */
+static int rows_soon(const void *call, int me, int all, size_t i) {
+    const Rows *a = call;
+    const Piece own = own_outputs(a, me, all);
+    if (a->chosen || rows_alone(call) || i * 64 >= (size_t)half_of(own) * code_bytes((int)a->weight, (size_t)a->d_in)) return 0;
+    for (int half = 0; half < 2; half++) __builtin_prefetch(stream(a, 0, own, half) + i * 64, 0, 2);
+    return 1;
+}
+
+const Operation ROWS = {.work = rows_work, .room = rows_room, .alone = rows_alone, .soon = rows_soon};

@@ -14,12 +14,13 @@ typedef struct {
     int32_t *start; /* what the weights' offset adds to the products of each 32-bit lane, negated */
 } Row;
 
-/* One row of weights. */
+/* One row of weights; `ahead`: how many bytes from each of its codes that lies which will be wanted soon. */
 typedef struct {
     const void *codes, *scales;
+    ptrdiff_t ahead;
 } Stored;
 
-typedef float (*Dot)(const void *weights, const void *scales, const Row *x, int d_in);
+typedef float (*Dot)(const Stored *w, const Row *x, int d_in);
 typedef void (*Dots)(const Stored w[2], const Row *x, int d_in, float sums[2]);
 
 /* The product of weights of a kind with activations that are `rounded` to int8 or not. */

@@ -27,7 +27,7 @@ static void add_work(const void *call, char *room, int me, int all) {
     (s->type == BF16 ? sum_bf16 : sum_f32)(s->a, s->b, s->y, (size_t)from_of(s->n, me, all), (size_t)until_of(s->n, me, all));
 }
 
-const Operation ADD = {add_work, NULL, add_alone};
+const Operation ADD = {.work = add_work, .alone = add_alone};
 
 /* --- copying: shape[0] x shape[1] x shape[2] pieces of `bytes`, strides in bytes --- */
 
@@ -54,4 +54,4 @@ static void copy_work(const void *call, char *room, int me, int all) {
     }
 }
 
-const Operation COPY = {copy_work, NULL, copy_alone};
+const Operation COPY = {.work = copy_work, .alone = copy_alone};

@@ -162,4 +162,4 @@ static size_t forward_room(const void *call) { return (void)call, 0; }
 
 static int forward_alone(const void *call) { return small_attention(call); }
 
-const Operation TILED_ATTENTION = {forward_work, forward_room, forward_alone};
+const Operation TILED_ATTENTION = {.work = forward_work, .room = forward_room, .alone = forward_alone};

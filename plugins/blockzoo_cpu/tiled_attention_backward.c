@@ -214,4 +214,4 @@ static size_t backward_room(const void *call) { return (void)call, 0; }
 
 static int backward_alone(const void *call) { return small_attention(&((const CausalAttentionBackward *)call)->of); }
 
-const Operation TILED_ATTENTION_BACKWARD = {backward_work, backward_room, backward_alone};
+const Operation TILED_ATTENTION_BACKWARD = {.work = backward_work, .room = backward_room, .alone = backward_alone};

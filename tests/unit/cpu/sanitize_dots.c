@@ -22,10 +22,11 @@ static int differs(int weight, int rounded, int wide, int d_in) {
     }
     Row row;
     prepare(&kernel, weight, x, F32, d_in, memory, &row);
+    const Stored stored[2] = {{codes[0], scales[0], 4096}, {codes[1], scales[1], -4096}};
     if (kernel.two)
-        kernel.two((Stored[2]){{codes[0], scales[0]}, {codes[1], scales[1]}}, &row, d_in, sums);
+        kernel.two(stored, &row, d_in, sums);
     else
-        for (int i = 0; i < 2; i++) sums[i] = kernel.one(codes[i], scales[i], &row, d_in);
+        for (int i = 0; i < 2; i++) sums[i] = kernel.one(&stored[i], &row, d_in);
     for (int i = 0; i < 2; i++) free(codes[i]), free(scales[i]);
     free(memory), free(x);
     return fabsf(sums[0] - (float)d_in) > .01f || sums[1] != sums[0];
