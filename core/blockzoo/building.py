@@ -14,6 +14,7 @@ from blockzoo.errors import InputError, PluginError
 from blockzoo.faults import title
 from blockzoo.initialization import draw
 from blockzoo.linear import StoredLinear
+from blockzoo.memory import check_memory
 from blockzoo.model import Decoder
 from blockzoo.quantization import packed_names, quantize
 from blockzoo.registry import Registry
@@ -67,12 +68,15 @@ def build(
     trainable: bool = False,
     kernels: Mapping[str, str] | None = None,
 ) -> Decoder:
-    """A model with freshly drawn weights, in evaluation mode, bound to ``device``; "meta" allocates nothing.
+    """A model with freshly drawn weights, in evaluation mode, bound to ``device``; "meta" allocates nothing. Raises
+    InputError where it finds no room in memory.
 
     ``trainable``: quantized weights keep float masters and train through straight-through rounding; otherwise they
     are held packed only.
     """
     model = empty(config, registry=registry, device=device, dtype=dtype, trainable=trainable)
+    if model.device.type == "cpu":
+        check_memory(sum(tensor.nbytes for tensor in model.state_dict().values()), config.name)
     if model.device.type != "meta":
         initialize(model, seed)
     model.bind(kernels)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from blockzoo.checkpoints.atomic import new_folder
 from blockzoo.cli import app, verbs
 from blockzoo.errors import BlockzooError, ConfigError, InputError, Problem, RunError
 
@@ -37,6 +40,11 @@ def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> C
     return run
 
 
+OUT_OF_MEMORY = [
+    "blockzoo: error: out of memory: `blockzoo plan MODEL` says what takes how much, and what would make it fit"
+]
+
+
 def raising(error: BaseException) -> Callable[[], None]:
     def command() -> None:
         raise error
@@ -58,6 +66,8 @@ def raising(error: BaseException) -> Callable[[], None]:
         (OSError(errno.ENOSPC, "No space left on device", "/x"), 2, ["blockzoo: error: /x: No space left on device"]),
         (PermissionError(errno.EACCES, "Permission denied", "/y"), 2, ["blockzoo: error: /y: Permission denied"]),
         (OSError(errno.EIO, "Input/output error", "/z"), 1, None),
+        (MemoryError(), 1, OUT_OF_MEMORY),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), 1, OUT_OF_MEMORY),
         (KeyError("defect"), 1, None),
     ],
 )
@@ -68,6 +78,20 @@ def test_errors_are_lines_and_statuses(cli: Cli, error: BaseException, status: i
     assert "Traceback" not in err
     assert lines is None or err.splitlines() == lines
     assert err.startswith("blockzoo: ")
+
+
+def test_sigterm_ends_it_as_ctrl_c_does(cli: Cli, tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
+    def command() -> None:
+        with new_folder(tmp_path / "new") as folder:
+            (folder / "half").write_text("")
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+
+    assert cli(command) == (143, "", "blockzoo: terminated\n")
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_what_could_steer_a_terminal_is_made_visible(cli: Cli) -> None:

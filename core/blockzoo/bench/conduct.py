@@ -18,7 +18,6 @@ from typing import Any
 import torch
 
 from blockzoo.bench.error import TOKENS as COMPARED
-from blockzoo.bench.machine import free_memory
 from blockzoo.bench.peers import PEERS, Job, Peer, Prepared, Refused
 from blockzoo.bench.processes import SideError, command_of, run_side
 from blockzoo.bench.protocol import Reply, Request
@@ -27,6 +26,7 @@ from blockzoo.bench.subject import Subject, read_once
 from blockzoo.checkpoints.filling import Mapped, mapped_words
 from blockzoo.errors import BlockzooError, InputError, nearest
 from blockzoo.experiments.speed import fits
+from blockzoo.memory import free_memory
 from blockzoo.registry import Registry
 
 OURS = "blockzoo"

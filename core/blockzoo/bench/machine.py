@@ -1,4 +1,4 @@
-"""What this machine is, as far as a figure needs it, and what memory it and this process have."""
+"""What this machine is, as far as a figure needs it, and what memory this process took."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import os
 import platform
 import resource
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-STATUS, MEMINFO, CPUINFO = Path("/proc/self/status"), Path("/proc/meminfo"), Path("/proc/cpuinfo")
+from blockzoo.memory import fields, total_memory
+
+STATUS, CPUINFO = Path("/proc/self/status"), Path("/proc/cpuinfo")
 
 
 def peak_bytes() -> int:
@@ -18,24 +19,10 @@ def peak_bytes() -> int:
 
     Linux counts ru_maxrss on through exec, so a small child of a large process would look large: VmHWM doesn't.
     """
-    if (kilobytes := _field(STATUS, "VmHWM")) is not None:
+    if (kilobytes := fields(STATUS).get("VmHWM")) is not None:
         return int(kilobytes.split()[0]) * 1024
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
-
-
-def total_memory() -> int:
-    """Bytes of memory of this machine; 0 where the system doesn't say."""
-    with suppress(AttributeError, ValueError, OSError):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return 0
-
-
-def free_memory() -> int:
-    """Bytes that a new process may take; all there are, where the system doesn't say."""
-    if (kilobytes := _field(MEMINFO, "MemAvailable")) is not None:
-        return int(kilobytes.split()[0]) * 1024
-    return total_memory()
 
 
 def describe(threads: int) -> dict[str, Any]:
@@ -45,7 +32,7 @@ def describe(threads: int) -> dict[str, Any]:
     from blockzoo.discovery import own_version
 
     return {
-        "cpu": _field(CPUINFO, "model name") or platform.processor() or platform.machine(),
+        "cpu": fields(CPUINFO).get("model name") or platform.processor() or platform.machine(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
         "threads": threads,
@@ -56,13 +43,3 @@ def describe(threads: int) -> dict[str, Any]:
         "torch": torch.__version__,
         "blockzoo": own_version(),
     }
-
-
-def _field(file: Path, name: str) -> str | None:
-    """The first value of a ``name: value`` file of Linux."""
-    with suppress(OSError):
-        for line in file.read_text(encoding="utf-8").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == name:
-                return value.strip()
-    return None

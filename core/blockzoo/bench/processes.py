@@ -12,8 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -26,20 +25,6 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 
 class SideError(Exception):
     """A side process gave no reply; the message says how it ended and its last words."""
-
-
-@contextmanager
-def orderly_end() -> Iterator[None]:
-    """SIGTERM ends this process as Ctrl-C does: side processes and temporary folders go before it."""
-
-    def leave(number: int, frame: object) -> None:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def command_of(module: str) -> list[str]:

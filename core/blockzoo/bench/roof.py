@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from blockzoo.bench.machine import free_memory
 from blockzoo.bench.protocol import Reply, Request
 from blockzoo.bench.side import serve
 from blockzoo.bench.stream import STREAM_SUM
-from blockzoo.kernels import REFERENCE, Call, Capabilities, ask
+from blockzoo.kernels import REFERENCE, Call, Capabilities, Kernel, ask
+from blockzoo.memory import free_memory
 from blockzoo.plugins import host
 from blockzoo.registry import Registry
 
@@ -28,19 +28,25 @@ SIDE = 2048
 DTYPES = (torch.float32, torch.bfloat16)
 
 
-def bandwidth(registry: Registry, nbytes: int = STREAM_BYTES) -> dict[str, Any]:
-    """Bytes a second that all threads read together, best of some passes, and the kernel that read them."""
+def reader(registry: Registry) -> tuple[Kernel | None, list[str]]:
+    """The kernel that reads memory here, and why others don't."""
     capabilities = Capabilities.of(torch.device("cpu"))
     call = Call(STREAM_SUM.name, "decode", torch.float32, {})
     kernels = sorted(registry.kernels().get(STREAM_SUM.name, ()), key=lambda kernel: -kernel.priority)
     verdicts = [(kernel, ask(kernel, capabilities, call)) for kernel in kernels]
     chosen = next((kernel for kernel, verdict in verdicts if verdict.ok), None)
+    return chosen, [f"{kernel.name}: {verdict.reason}" for kernel, verdict in verdicts if not verdict.ok]
+
+
+def bandwidth(registry: Registry, nbytes: int = STREAM_BYTES) -> dict[str, Any]:
+    """Bytes a second that all threads read together, best of some passes, and the kernel that read them."""
+    chosen, refused = reader(registry)
     function = STREAM_SUM.reference if chosen is None else chosen.function
     x = torch.ones(min(nbytes, free_memory() // 4) // 4)
     return {
         "bytes_per_s": x.nbytes / min(_seconds(lambda: function(x))),
         "kernel": REFERENCE if chosen is None else chosen.name,
-        "refused": [f"{kernel.name}: {verdict.reason}" for kernel, verdict in verdicts if not verdict.ok],
+        "refused": refused,
         "buffer_bytes": x.nbytes,
     }
 

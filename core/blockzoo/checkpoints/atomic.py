@@ -1,19 +1,28 @@
 """Files and folders that appear whole or not at all: written beside their place, synced, renamed.
 
-An interrupted writer leaves what stood there before, and at most a hidden temporary (``.name.writing-...``) beside it.
+An interrupted writer leaves what stood there before. One that was killed leaves a hidden temporary too
+(``.name.writing-...``), which nobody has a lock on any more: the next writer of the place removes it.
 """
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from blockzoo.errors import CheckpointError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+WRITING, REPLACED = ".writing-", ".replaced-"
 
 
 @contextmanager
@@ -23,9 +32,11 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
     Raises CheckpointError when the system refuses: no such folder, no permission, a full disk.
     """
     with _readable_errors(path):
-        number, name = tempfile.mkstemp(prefix=f".{path.name}.writing-", dir=path.parent)
+        _remove_left(path)
+        number, name = tempfile.mkstemp(prefix=f".{path.name}{WRITING}", dir=path.parent)
         try:
             with os.fdopen(number, "wb") as file:
+                _lock(file.fileno())
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
@@ -54,12 +65,14 @@ def new_folder(path: Path, replaceable: Callable[[str], bool] = lambda name: Fal
     with _readable_errors(path):
         _check_replaceable(path, replaceable)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.writing-", dir=path.parent))
+        _remove_left(path)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}{WRITING}", dir=path.parent))
         try:
-            yield temporary
-            _sync_tree(temporary)
-            temporary.chmod(0o777 & ~_umask())
-            _take_place(temporary, path)
+            with _locked(temporary):
+                yield temporary
+                _sync_tree(temporary)
+                temporary.chmod(0o777 & ~_umask())
+                _take_place(temporary, path)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
@@ -92,14 +105,44 @@ def _take_place(temporary: Path, path: Path) -> None:
     if not path.exists():
         os.rename(temporary, path)
         return
-    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.replaced-", dir=path.parent))
-    os.rename(path, aside)
+    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}{REPLACED}", dir=path.parent))
+    with _locked(path):
+        os.rename(path, aside)
+        try:
+            os.rename(temporary, path)
+        except BaseException:
+            os.rename(aside, path)
+            raise
+        shutil.rmtree(aside)
+
+
+def _remove_left(path: Path) -> None:
+    """What a writer of ``path`` that was killed has left; a folder that it had only put aside comes back."""
+    for mark in (WRITING, REPLACED):
+        for left in path.parent.glob(f".{glob.escape(path.name)}{mark}*"):
+            with suppress(OSError), _locked(left) as ours:
+                if ours and mark == REPLACED and not path.exists():
+                    os.rename(left, path)
+                elif ours:
+                    shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[bool]:
+    """Whether it is ours: until the block ends, or the process, however that ends."""
+    number = os.open(path, os.O_RDONLY)
     try:
-        os.rename(temporary, path)
-    except BaseException:
-        os.rename(aside, path)
-        raise
-    shutil.rmtree(aside)
+        yield _lock(number)
+    finally:
+        os.close(number)
+
+
+def _lock(number: int) -> bool:
+    with suppress(OSError):  # somebody else has it, or the file system has no locks
+        if fcntl is not None:
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+    return False
 
 
 def _sync_tree(folder: Path) -> None:

@@ -52,7 +52,8 @@ def fill(
     """Put every entry's tensor into its places.
 
     What has the bytes of its place is read into it by as many threads as torch computes with. Raises CheckpointError
-    for values that are no weights, but for those that are mapped: looking would read all that is left to be read later.
+    for values that are no weights, but for those that are mapped: looking would read all that is left to be read later;
+    InputError, before any is read, where memory is too small.
     """
     maps = Maps() if mapped else None
     prefix = TABLE if mapped == "embedding" else ""
@@ -67,6 +68,7 @@ def fill(
             direct.append((entry, place))
         else:
             copied.append(entry)
+    places.check_memory(held)
     done = held
     for one in _read(direct, copied, stored, places):
         done += one.nbytes

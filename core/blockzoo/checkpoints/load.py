@@ -169,7 +169,8 @@ def from_pretrained(
     what is stored as floats. ``mapped``: weights whose stored bytes are the model's own stay in their files, see
     ``mapped.py``; the rest is read, and a line says how much. ``mapped="embedding"``: the embedding table alone, of
     which a token uses one row. Raises CheckpointError with everything that doesn't fit, before anything is allocated;
-    InputError for ``mapped`` weights that are to train, or to leave the host, and for a table that is the unembedding.
+    InputError for ``mapped`` weights that are to train, or to leave the host, for a table that is the unembedding, and
+    for weights that find no room in memory.
     """
     if mapped not in (False, True, "embedding"):
         raise InputError(f"mapped={mapped!r}: must be True, False or 'embedding'")

@@ -1,7 +1,7 @@
-"""The frame of the command line: global options, lazy verbs, and what becomes of errors.
+"""The frame of the command line: global options, lazy verbs, and what becomes of errors and signals.
 
 Exit status 0 on success, 1 for a run that failed (or a defect of ours), 2 for input the user must fix, 130 after an
-interrupt, 141 when the reader of a pipe has gone.
+interrupt, 141 when the reader of a pipe has gone, 143 after SIGTERM.
 """
 
 from __future__ import annotations
@@ -9,9 +9,12 @@ from __future__ import annotations
 import errno
 import functools
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -24,7 +27,7 @@ from blockzoo.errors import BlockzooError, ConfigError, RunError, nearest
 from blockzoo.selection import Selection, parse
 from blockzoo.uncollected import uncollected
 
-OK, FAILED, WRONG_INPUT, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
+OK, FAILED, WRONG_INPUT, INTERRUPTED, BROKEN_PIPE, TERMINATED = 0, 1, 2, 130, 141, 143
 USERS_TO_FIX = frozenset(
     getattr(errno, name)
     for name in [
@@ -42,6 +45,8 @@ USERS_TO_FIX = frozenset(
         "ELOOP",
     ]
 )
+NO_MEMORY = "can't allocate memory"
+"""What PyTorch says of the host's memory, in a RuntimeError."""
 LONGEST = 4000
 """Characters of a line of a message: names come from files, and may be of any length."""
 # typer uses the installed click or carries one of its own, by its version: this is the base of that click's errors
@@ -139,7 +144,8 @@ def _selection(params: dict[str, Any]) -> Selection:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     try:
-        status = _run(list(sys.argv[1:] if argv is None else argv) or ["--help"])
+        with _orderly_end():
+            status = _run(list(sys.argv[1:] if argv is None else argv) or ["--help"])
         sys.stdout.flush()
     except BrokenPipeError:  # the reader has seen enough
         _drop_output()
@@ -169,11 +175,35 @@ def _run(arguments: list[str]) -> int:
         hint = f"; see '{where.command_path} --help'" if where else ""
         _say("error", error.format_message().rstrip(".") + hint)
         return WRONG_INPUT
+    except _Terminated:
+        _say("terminated")
+        return TERMINATED
     except Exception as error:
         if show_traceback:
             traceback.print_exc()
         return _report(error)
     return OK
+
+
+class _Terminated(BaseException):
+    """SIGTERM came."""
+
+
+@contextmanager
+def _orderly_end() -> Iterator[None]:
+    """SIGTERM ends this process as Ctrl-C does: what is half-written and side processes go before it."""
+
+    def leave(number: int, frame: object) -> None:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _drop_output() -> None:
@@ -196,6 +226,9 @@ def _report(error: Exception) -> int:
         place = f"{error.filename}: " if error.filename is not None else ""
         _say("error", f"{place}{error.strerror}")
         return WRONG_INPUT
+    if isinstance(error, MemoryError) or NO_MEMORY in str(error):
+        _say("error", "out of memory", "`blockzoo plan MODEL` says what takes how much, and what would make it fit")
+        return FAILED
     if (explanation := _explained(error)) is not error:
         _say("error", str(explanation), "--traceback shows more")
         return FAILED

@@ -68,7 +68,6 @@ def command(
     from blockzoo.bench.conduct import DEFAULT_MEASURES, OURS, Ask, conduct, peers_of
     from blockzoo.bench.document import document
     from blockzoo.bench.machine import describe
-    from blockzoo.bench.processes import orderly_end
     from blockzoo.cli.bench_table import show
     from blockzoo.memory_plan import check_mapped_table
 
@@ -86,7 +85,6 @@ def command(
     peers = peers_of(list(dict.fromkeys(against or ())))
     machine = describe(ask.threads)
     with ExitStack() as stack:
-        stack.enter_context(orderly_end())
         subject = _subject(model, dtype, settings or [], ask, stack, registry)
         if ask.mapped == "embedding":
             check_mapped_table(subject.config)

@@ -10,6 +10,8 @@ from blockzoo.checkpoints.filling import mapped_words
 from blockzoo.cli.output import console, gigabytes, table
 
 LESS = " (less is better)"
+PROMISED = 0.03
+"""How far the planned peak may be from the measured one."""
 RATIOS = {"decode_tokens_per_s": "decode", "prefill_tokens_per_s": "prompt", "load_s": "load", "peak_bytes": "memory"}
 
 
@@ -83,6 +85,7 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
         yield _training(found["training"])
     if "error" in found:
         yield _error(found["error"])
+    yield from _plan(found)
     yield from _roof(found)
     asked = found["asked"]
     repeats = f"medians of {asked['repeats']}" if asked["repeats"] > 1 else "one repeat"
@@ -92,6 +95,13 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
     )
     if found["busy"]:
         yield "warning: something else was computing when this began; run it again on an idle machine"
+
+
+def _plan(found: dict[str, Any]) -> Iterator[str]:
+    """`blockzoo plan` is held to what was measured."""
+    peak = found["sides"].get(OURS, {}).get("figures", {}).get("peak_bytes")
+    if peak and abs(off := peak / found["planned_bytes"] - 1) > PROMISED:
+        yield f"warning: `blockzoo plan` is held to {PROMISED:.0%}: the measured peak is {off:+.1%} off the planned one"
 
 
 def _training(training: dict[str, Any]) -> str:

@@ -33,7 +33,7 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON document")] = False,
 ) -> None:
     """Check versions, the machine, plugins, configs and the tokenizers' cache."""
-    checks = [*_versions(), *_machine(), *_plugins(), *_files()]
+    checks = [*_versions(), *_machine(), *_plugins(), *_kernels(), *_files()]
     broken = [check for check in checks if check.ok is False]
     if as_json:
         print_json({"ok": not broken, "checks": [asdict(check) for check in checks]})
@@ -62,7 +62,7 @@ def _machine() -> Iterator[Check]:
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     yield Check("gpu", None, ", ".join(gpus) or "none")
     compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
-    yield Check("compiler", None, compiler or "none: torch.compile and compiled kernels are out of reach")
+    yield Check("compiler", None, compiler or "none in C++: torch.compile is out of reach")
 
 
 def _plugins() -> Iterator[Check]:
@@ -70,6 +70,15 @@ def _plugins() -> Iterator[Check]:
         found = plugin.state if plugin.error is None else f"{plugin.state}: {plugin.error}"
         ok = None if plugin.state == "disabled" else plugin.state not in BROKEN
         yield Check(f"plugin {plugin.name} ({plugin.installed.distribution})", ok, found)
+
+
+def _kernels() -> Iterator[Check]:
+    """By the simplest that there is, which is built and asked as all others are."""
+    from blockzoo.bench.roof import reader
+
+    chosen, refused = reader(host().registry)
+    found = ["PyTorch's alone" if chosen is None else f"compiled ({chosen.name})", *refused]
+    yield Check("kernels on the CPU", None, "; ".join(found))
 
 
 def _files() -> Iterator[Check]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,6 +13,7 @@ from blockzoo.cli.output import console, gigabytes, note, print_json, table
 from blockzoo.cli.quantizing import HELP, quantizers_of
 from blockzoo.cli.reading import read_model
 from blockzoo.errors import InputError, nearest
+from blockzoo.memory import total_memory
 from blockzoo.memory_plan import (
     Change,
     Device,
@@ -134,10 +134,9 @@ def _bytes(option: str, text: str) -> int:
 
 
 def _machine() -> int:
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError) as error:  # no such call, or no such name, on this system
-        raise InputError("this system does not say how much memory it has: give --memory, such as 16GB") from error
+    if not (there := total_memory()):
+        raise InputError("this system does not say how much memory it has: give --memory, such as 16GB")
+    return there
 
 
 # --- what is said -----------------------------------------------------------------------------------------------------

@@ -133,14 +133,18 @@ def _part_of(name: str) -> str:
 
 
 def _branches(use: Use, cost: Cost, layer: LayerConfig, rows: int) -> int:
-    """Bytes of what the widest branch's matrices read and write for ``rows`` tokens, and of its largest unpacking."""
+    """Bytes of what the widest branch's matrices read and write for ``rows`` tokens, of what is arranged anew for the
+    product that takes packed weights as they are, and of the largest unpacking.
+    """
     widest = 0
     for branch, block in (("mixer", layer.mixer), ("ffn", layer.ffn)):
         matrices = [p for name, p in cost.parameters.items() if name.startswith(f"{branch}.") and p.packable]
         quantizer = None if block is None else block.quantizer
-        unpacked = [p.shape[-1] * p.shape[-2] for p in matrices if quantizer and not _read_packed(use, quantizer, p)]
-        traffic = sum(map(_traffic, matrices)) * rows * use.dtype.itemsize
-        widest = max(widest, traffic + max(unpacked, default=0) * UNPACKING)
+        packed = [p for p in matrices if quantizer and _read_packed(use, quantizer, p)]
+        unpacked = [p.shape[-1] * p.shape[-2] for p in matrices if quantizer and p not in packed]
+        arranged = [p.active_numel // p.shape[-2] for p in packed]
+        values = sum(map(_traffic, matrices)) + max(arranged, default=0)
+        widest = max(widest, values * rows * use.dtype.itemsize + max(unpacked, default=0) * UNPACKING)
     return widest
 
 

@@ -10,7 +10,7 @@ import torch
 
 from blockzoo.bench import roof
 from blockzoo.bench.error import divergence, exact_kernels, logits_of
-from blockzoo.bench.machine import free_memory, peak_bytes, total_memory
+from blockzoo.bench.machine import peak_bytes
 from blockzoo.bench.ours import Ours
 from blockzoo.bench.peers import Job, Prepared, Refused, transformers_compiled
 from blockzoo.bench.peers.transformers import PEER, Loop
@@ -19,6 +19,7 @@ from blockzoo.bench.subject import of_folder
 from blockzoo.bench.traffic import decoding, prefill_flops
 from blockzoo.checkpoints import from_pretrained, save_pretrained
 from blockzoo.config import load_config
+from blockzoo.memory import total_memory
 from blockzoo.memory_plan import quantized
 from blockzoo.registry import Registry
 
@@ -87,7 +88,6 @@ def test_products_by_dtype() -> None:
 
 def test_memory_of_this_process() -> None:
     assert 50 * 2**20 < peak_bytes() < total_memory()
-    assert 0 < free_memory() <= total_memory()
 
 
 # --- errors of logits -------------------------------------------------------------------------------------------------

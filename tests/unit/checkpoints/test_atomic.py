@@ -61,6 +61,30 @@ def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert os.listdir(tmp_path) == ["run"]
 
 
+def test_what_a_killed_writer_left_goes_and_what_a_living_one_has_stays(tmp_path: Path) -> None:
+    (tmp_path / ".run.writing-dead").mkdir()
+    (tmp_path / ".run.writing-dead" / "a.ours").write_text("half")
+    (tmp_path / ".a.txt.writing-dead").write_text("half")
+    (tmp_path / ".other.writing-dead").mkdir()
+    with new_folder(tmp_path / "run", replaceable) as one:
+        write_file(tmp_path / "a.txt", "whole")
+        with new_folder(tmp_path / "run", replaceable) as other:
+            assert one.is_dir()
+            (other / "a.ours").write_text("other")
+        (one / "a.ours").write_text("one")
+    assert (tmp_path / "run" / "a.ours").read_text() == "one"
+    assert sorted(os.listdir(tmp_path)) == [".other.writing-dead", "a.txt", "run"]
+
+
+def test_a_folder_that_a_killed_writer_had_put_aside_comes_back(tmp_path: Path) -> None:
+    (tmp_path / ".run.replaced-x").mkdir()
+    (tmp_path / ".run.replaced-x" / "a.ours").write_text("old")
+    with pytest.raises(RuntimeError), new_folder(tmp_path / "run", replaceable):
+        raise RuntimeError
+    assert (tmp_path / "run" / "a.ours").read_text() == "old"
+    assert os.listdir(tmp_path) == ["run"]
+
+
 def test_no_such_place(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="can't be written"):
         write_file(tmp_path / "absent" / "a.txt", "")

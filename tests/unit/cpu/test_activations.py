@@ -13,10 +13,10 @@ from blockzoo.blocks import Dims
 from blockzoo.errors import KernelError
 from blockzoo.kernels import PHASES, Call, Capabilities, bind
 from blockzoo_blocks.ffn.mlp import MLPConfig
-from blockzoo_cpu import library
 from blockzoo_cpu.activations import ACTIVATION, activation, supports
+from blockzoo_cpu.compiling import compiler
 
-pytestmark = pytest.mark.skipif(library.compiler() is None, reason="no C compiler on this machine")
+pytestmark = pytest.mark.skipif(not compiler(), reason="no C compiler on this machine")
 CPU = Capabilities("cpu")
 
 

@@ -13,11 +13,12 @@ from blockzoo_blocks.mixers.gqa import GQAConfig
 from blockzoo_blocks.positions.none import NoPositionConfig
 from blockzoo_cpu import library
 from blockzoo_cpu.blocked_attention import BLOCKED, BLOCKED_ATTENTION, blocked_attention, supports
+from blockzoo_cpu.compiling import compiler
 from blockzoo_torch.sdpa import SDPA
 from tests.unit.cpu.attending import errors, heads
 
-pytestmark = pytest.mark.skipif(library.compiler() is None, reason="no C compiler on this machine")
-here = pytest.mark.skipif(library.compiler() is None or not library.wide(), reason="no AVX-512 on this machine")
+pytestmark = pytest.mark.skipif(not compiler(), reason="no C compiler on this machine")
+here = pytest.mark.skipif(not compiler() or not library.wide(), reason="no AVX-512 on this machine")
 CPU = Capabilities("cpu")
 
 

@@ -20,6 +20,7 @@ from blockzoo_cpu.attention import ATTEND
 from blockzoo_cpu.blocked_attention import BLOCKED
 from blockzoo_cpu.calls import OPERATIONS, Operation
 from blockzoo_cpu.causal_attention import CausalAttention
+from blockzoo_cpu.compiling import FOLDER, compiler
 from blockzoo_cpu.linear import ROWS
 from blockzoo_cpu.player import PLAYER, told
 from blockzoo_cpu.pointwise import GATE_SPAN, LAYER_ROWS, NORM_ROWS, TURN_HEADS
@@ -27,7 +28,7 @@ from blockzoo_cpu.products import stored
 from blockzoo_cpu.routing import CHOOSE, WEIGH
 from blockzoo_cpu.tiled_attention import TILED
 
-pytestmark = pytest.mark.skipif(library.compiler() is None, reason="no C compiler on this machine")
+pytestmark = pytest.mark.skipif(not compiler(), reason="no C compiler on this machine")
 F32, BF16 = torch.float32, torch.bfloat16
 DTYPES = [F32, BF16]
 STRUCTS = {
@@ -282,7 +283,7 @@ def test_a_struct_has_the_size_that_c_gives_it() -> None:
         of_file = {name: sizes[name] for name, (where, _) in STRUCTS.items() if where == file}
         checks = [f'_Static_assert(sizeof({STRUCTS[name][1]}) == {size}, "{name}");' for name, size in of_file.items()]
         done = subprocess.run(
-            [str(library.compiler()), "-std=gnu11", "-fsyntax-only", f"-I{library.FOLDER}", "-x", "c", "-"],
+            [*compiler(), "-std=gnu11", "-fsyntax-only", f"-I{FOLDER}", "-x", "c", "-"],
             input="\n".join([f'#include "{file}"', *checks]),
             capture_output=True,
             text=True,

@@ -16,6 +16,7 @@ from blockzoo.step import Keys
 from blockzoo_cpu import library
 from blockzoo_cpu.blocked_attention import BLOCKED
 from blockzoo_cpu.causal_attention import CausalAttention
+from blockzoo_cpu.compiling import compiler
 from blockzoo_cpu.library import Tiles, tiles
 from blockzoo_cpu.tiled_attention import TILED
 from blockzoo_cpu.tiled_attention import attention as tiled_attention
@@ -23,7 +24,7 @@ from blockzoo_torch.sdpa import SDPA
 from tests.unit.cpu.attending import errors, exact, heads, results
 from tests.unit.cpu.tiling import at_most
 
-pytestmark = pytest.mark.skipif(library.compiler() is None, reason="no C compiler on this machine")
+pytestmark = pytest.mark.skipif(not compiler(), reason="no C compiler on this machine")
 
 
 @dataclass(frozen=True)

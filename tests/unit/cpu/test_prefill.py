@@ -15,12 +15,13 @@ from blockzoo.kernels import Call, Capabilities, Verdict, ask
 from blockzoo.linear import expert_linear_reference, linear_reference
 from blockzoo_blocks.quantizers.int8 import Int8Config
 from blockzoo_blocks.quantizers.mxfp4 import MXFP4Config
-from blockzoo_cpu import library, prefill
+from blockzoo_cpu import prefill
+from blockzoo_cpu.compiling import compiler
 from blockzoo_cpu.library import Tiles, tiles
 from blockzoo_cpu.products import MXFP4
 from tests.unit.cpu.tiling import at_most
 
-pytestmark = pytest.mark.skipif(library.compiler() is None, reason="no C compiler on this machine")
+pytestmark = pytest.mark.skipif(not compiler(), reason="no C compiler on this machine")
 QUANTIZERS = [MXFP4Config(), Int8Config()]
 # one group, tails of rows and of outputs, several panels of outputs, gpt-oss's width
 SHAPES = [(17, 32, 5), (33, 96, 33), (100, 160, 130), (64, 2880, 48), (1, 64, 32)]

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from blockzoo_blocks.ffn.routing import weigh_experts_reference
-from blockzoo_cpu import library
+from blockzoo_cpu.compiling import compiler
 from blockzoo_cpu.routing import SCORES, WEIGHTS, choose_experts, weigh_experts
 
-pytestmark = pytest.mark.skipif(library.compiler() is None, reason="no C compiler on this machine")
+pytestmark = pytest.mark.skipif(not compiler(), reason="no C compiler on this machine")
 F32, BF16 = torch.float32, torch.bfloat16
 PLAIN: dict[str, Any] = {"score": "softmax", "groups": 1, "top_groups": 1}
 RECIPE: dict[str, Any] = {"score": "softmax", "weights": "chosen", "scale": 1.0}

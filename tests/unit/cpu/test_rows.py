@@ -14,9 +14,10 @@ from blockzoo.kernels import Call, Capabilities
 from blockzoo.linear import expert_linear_reference, linear_reference
 from blockzoo_blocks.quantizers.int8 import Int8Config
 from blockzoo_blocks.quantizers.mxfp4 import MXFP4Config
-from blockzoo_cpu import library, linear
+from blockzoo_cpu import compiling, library, linear
+from blockzoo_cpu.compiling import compiler
 
-pytestmark = pytest.mark.skipif(library.compiler() is None, reason="no C compiler on this machine")
+pytestmark = pytest.mark.skipif(not compiler(), reason="no C compiler on this machine")
 QUANTIZERS = [None, MXFP4Config(), Int8Config()]
 # one pair of groups, a tail after 16 groups, an odd number of outputs, gpt-oss's width
 SHAPES = [(1, 64, 5), (3, 128, 7), (16, 576, 33), (5, 1088, 1), (2, 2880, 16)]
@@ -142,27 +143,62 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
 CALL = Call("linear", "decode", torch.float32, {"quantizer": None, "shape": (4, 64)})
 
 
-def test_without_a_compiler_the_reference_serves_and_the_verdict_says_so(
-    empty_cache: Path, monkeypatch: pytest.MonkeyPatch
+def test_without_a_compiler_the_reference_serves_and_one_line_says_so(
+    empty_cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(library, "compiler", lambda: None)
+    monkeypatch.setattr(compiling, "COMPILERS", ())
+    monkeypatch.delenv("CC", raising=False)
+    for _ in range(2):
+        verdict = linear.supports(Capabilities("cpu"), CALL)
+        assert not verdict.ok
+        assert "no C compiler" in verdict.reason
+    [line] = [record.getMessage() for record in caplog.records]
+    assert line.startswith("blockzoo: warning: no kernels in C, PyTorch's slower ones serve: no C compiler")
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("echo broken as told >&2; exit 1", "can't compile the kernels: broken as told"),
+        ('for last; do :; done; echo garbage > "$last"', "can't be loaded"),
+        (None, "can't be run"),
+    ],
+)
+def test_a_compiler_that_fails_leaves_nothing_behind(
+    empty_cache: Path, monkeypatch: pytest.MonkeyPatch, script: str | None, reason: str
+) -> None:
+    own = empty_cache / "bin" / "my cc"
+    own.parent.mkdir()
+    if script is not None:
+        own.write_text(f"#!/bin/sh\n{script}\n")
+        own.chmod(0o755)
+    monkeypatch.setenv("CC", f"'{own}' -O1")
     verdict = linear.supports(Capabilities("cpu"), CALL)
     assert not verdict.ok
-    assert "no C compiler" in verdict.reason
+    assert reason in verdict.reason
+    assert [path for path in empty_cache.rglob("*") if path.is_file() and path != own] == []
 
 
-def test_a_compiler_that_fails_leaves_nothing_behind(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(library, "FLAGS", (*library.FLAGS, "--no-such-flag"))
+def test_a_cache_that_cannot_be_written_is_told(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (empty_cache / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(empty_cache / "file"))
+    monkeypatch.setattr(compiling, "FLAGS", ("-O0", "-fPIC", "-std=gnu11"))
     verdict = linear.supports(Capabilities("cpu"), CALL)
-    assert not verdict.ok
-    assert "--no-such-flag" in verdict.reason
-    assert [path for path in empty_cache.rglob("*") if path.is_file()] == []
+    assert "XDG_CACHE_HOME names another place" in verdict.reason
 
 
-def test_the_library_is_compiled_once(empty_cache: Path) -> None:
-    library.library()
-    [made] = [path for path in empty_cache.rglob("*.so") if path.is_file()]
-    before = made.stat().st_mtime_ns
-    library.library.cache_clear()
-    library.library()
-    assert made.stat().st_mtime_ns == before
+def test_the_library_is_compiled_once_and_anew_where_it_was_cut_short(empty_cache: Path) -> None:
+    def found() -> tuple[Path, int]:
+        library.library.cache_clear()
+        library.library()
+        [made] = [path for path in empty_cache.rglob("*") if path.is_file()]
+        return made, made.stat().st_ino
+
+    first, second = found(), found()
+    assert first == second
+    whole = first[0].read_bytes()
+    copy = empty_cache / "blockzoo" / "copy"  # what is loaded stays as it is
+    copy.write_bytes(whole[:1000])
+    copy.replace(first[0])
+    again, _ = found()
+    assert len(again.read_bytes()) > 1000

@@ -11,21 +11,21 @@ from pathlib import Path
 
 import pytest
 
-from blockzoo_cpu import library
+from blockzoo_cpu.compiling import FOLDER, compiler
 from blockzoo_cpu.library import Tiles, tiles
 
-pytestmark = pytest.mark.skipif(library.compiler() is None, reason="no C compiler on this machine")
+pytestmark = pytest.mark.skipif(not compiler(), reason="no C compiler on this machine")
 HERE = Path(__file__).parent
 DRIVERS = sorted(HERE.glob("sanitize_*.c"))
 FLAGS = (
     *("-O1", "-g", "-std=gnu11", "-fopenmp", "-Wall", "-Wextra", "-Werror"),
-    *("-fsanitize=address,undefined", "-fno-sanitize-recover=all", f"-I{library.FOLDER}"),
+    *("-fsanitize=address,undefined", "-fno-sanitize-recover=all", f"-I{FOLDER}"),
 )
 THREADS = (1, 2, 3)
 
 
 def test_every_source_has_a_driver() -> None:
-    sources = {path.stem for path in library.FOLDER.glob("*.c")} - {"machine"}
+    sources = {path.stem for path in FOLDER.glob("*.c")} - {"machine"}
     assert {path.stem.removeprefix("sanitize_") for path in DRIVERS} == sources
 
 
@@ -36,7 +36,7 @@ def emulated() -> bool:
 def compile_with(*arguments: str | Path) -> None:
     more = ["-include", str(HERE / "emulated_amx.h")] if emulated() else []
     done = subprocess.run(
-        [str(library.compiler()), *FLAGS, *more, *map(str, arguments)], capture_output=True, text=True, check=False
+        [*compiler(), *FLAGS, *more, *map(str, arguments)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
 
@@ -45,7 +45,7 @@ def compile_with(*arguments: str | Path) -> None:
 def objects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Every source of the library, compiled to be watched."""
     folder, made = tmp_path_factory.mktemp("objects"), {}
-    for source in library.FOLDER.glob("*.c"):
+    for source in FOLDER.glob("*.c"):
         made[source.stem] = folder / f"{source.stem}.o"
         watched = HERE / "emulated_machine.c" if source.stem == "machine" and emulated() else source
         compile_with("-c", watched, "-o", made[source.stem])

@@ -15,15 +15,16 @@ from blockzoo.step import Keys, Step
 from blockzoo_blocks.mixers.attention import attention_reference
 from blockzoo_blocks.mixers.gqa import GQAConfig
 from blockzoo_blocks.positions.none import NoPositionConfig
-from blockzoo_cpu import library, tiled_attention
+from blockzoo_cpu import tiled_attention
 from blockzoo_cpu.blocked_attention import blocked_attention
+from blockzoo_cpu.compiling import compiler
 from blockzoo_cpu.library import Tiles, tiles
 from blockzoo_cpu.tiled_attention import TILED, TILED_ATTENTION, attention, supports
 from tests.unit.cpu.attending import drawn, errors, heads, results
 from tests.unit.cpu.tiling import at_most
 
-pytestmark = pytest.mark.skipif(library.compiler() is None, reason="no C compiler on this machine")
-here = pytest.mark.skipif(library.compiler() is None or not tiles(), reason="no tiles on this machine")
+pytestmark = pytest.mark.skipif(not compiler(), reason="no C compiler on this machine")
+here = pytest.mark.skipif(not compiler() or not tiles(), reason="no tiles on this machine")
 CPU = Capabilities("cpu")
 NEAR = 2e-2  # of the norm: roundings to bfloat16 of weights, gradients of scores and results, of terms that may cancel
 
