@@ -10,6 +10,9 @@ import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+MOST_LISTED = 60
+"""Words that a hint lists."""
+
 
 class BlockzooError(ValueError):
     """Wrong input. The message names the place and the fix."""
@@ -59,9 +62,11 @@ class DivergenceError(RunError):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """A hint for a misspelt word: ``; did you mean 'window'?``, or the accepted words when none is near."""
+    """A hint for a misspelt word: ``; did you mean 'window'?``, or the accepted words when none is near, if they are
+    not too many.
+    """
     choices = sorted(known)
     close = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
     if close:
         return f"; did you mean '{close[0]}'?"
-    return f"; accepted: {', '.join(choices)}" if choices else ""
+    return f"; accepted: {', '.join(choices)}" if 0 < len(choices) <= MOST_LISTED else ""

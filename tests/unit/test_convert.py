@@ -72,3 +72,35 @@ def test_a_run_is_its_trained_model(data: Path, tmp_path: Path, capsys: pytest.C
     assert before.keys() == after.keys()
     assert all(before[name].read().equal(after[name].read()) for name in before)
     assert len(drawn) > 0
+
+
+def test_the_tokenizer_that_a_layout_cannot_name_goes_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model of bytes would be read with GPT-2's tokenizer."""
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
+    native, hf = tmp_path / "native", tmp_path / "hf"
+    small = ("--set", "layers.count=1", "--set", "d_model=48", "--set", "vocab_size=256")
+    assert run("convert", "--random", "gpt2", native, "--to", "native", *small, "--set", "tokenizer=bytes") == 0
+    assert run("convert", native, hf, "--to", "hf") == 0
+    assert "with tokenizer.json, tokenizer_config.json of its tokenizer" in capsys.readouterr().err
+    shown = []
+    for folder in (native, hf):
+        assert run("generate", folder, "--prompt", "h\u00e9", "--show-prompt", "--json") == 0
+        shown.append(json.loads(capsys.readouterr().out)["tokens"])
+    assert shown == [[104, 0xC3, 0xA9]] * 2
+    assert run("convert", hf, tmp_path / "again", "--to", "hf") == 0
+    assert (tmp_path / "again" / "tokenizer.json").read_bytes() == (hf / "tokenizer.json").read_bytes()
+
+
+def test_a_tokenizer_that_is_lost_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One that was chosen must be had; a family's own is known to who reads the layout."""
+    small = ("--set", "layers.count=1", "--set", "vocab_size=64", "--to", "native")
+    assert run("convert", "--random", "qwen3-0.6b", tmp_path / "own", *small) == 0
+    assert run("convert", tmp_path / "own", tmp_path / "hf", "--to", "hf") == 0
+    assert "no tokenizer files are written: its tokenizer is 'Qwen/Qwen3-0.6B'" in capsys.readouterr().err
+    lost = ("--set", f"tokenizer={tmp_path / 'lost'}")
+    assert run("convert", "--random", "qwen3-0.6b", tmp_path / "chosen", *small, *lost) == 0
+    assert run("convert", tmp_path / "chosen", tmp_path / "out", "--to", "hf") == 2
+    assert "lost" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CORE = ROOT / "core" / "blockzoo"
 LAYERS = (  # from the bottom up; a module may import its own layer and those before it
     {"errors"},
-    {"step", "storage"},
+    {"memory", "step", "storage"},
     {"kernels", "cache", "cost", "blocks"},
     {"linear", "tables"},
     {"registry"},

@@ -241,6 +241,13 @@ def test_the_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert "the longest context that fits is 131,072" in out
 
 
+def test_many_devices_are_below_each_other(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "gpt-oss-120b", "--devices", "12x10GB"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[2:14]] == [f"gpu{n}" for n in range(12)]
+    assert "10.00 GB" in lines[13]
+
+
 def test_a_mapped_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
     def said(*options: str) -> dict[str, Any]:
         assert main(["plan", *options, "--memory", "16GB", "--context", "1024", "--json"]) == 0

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from blockzoo.config import dump_yaml, load_config
 from blockzoo.errors import CheckpointError, InputError
 from blockzoo.registry import Registry
-from blockzoo.tokenizers import ByteTokenizer, load_tokenizer, tokenizer_name
+from blockzoo.tokenizers import ByteTokenizer, load_tokenizer, tokenizer_files, tokenizer_name
 
 TEXT = "Hello wörld! It's 12345 o'clock…\n\n\t  日本語 🙂 e\u0301 <think>x</think> end  \n"
 
@@ -87,6 +87,45 @@ def test_tiktoken_without_a_network(registry: Registry, tmp_path: Path, monkeypa
     monkeypatch.setattr(tiktoken, "get_encoding", no_network)
     with pytest.raises(InputError, match="point TIKTOKEN_CACHE_DIR at a folder"):
         load_tokenizer("o200k_base", registry=registry)
+
+
+@pytest.mark.usefixtures("tiktoken_cache")
+@pytest.mark.parametrize("name", ["bytes", "gpt2", "o200k_harmony"])
+def test_as_files_it_is_the_same_tokenizer_to_everybody(
+    name: str, data: Path, tmp_path: Path, registry: Registry
+) -> None:
+    """Nothing names its end token in ``bytes``: it has none."""
+    from transformers import AutoTokenizer
+
+    before = load_tokenizer(name, registry=registry)
+    config = load_config({**TINY, "tokenizer": name}, registry=registry)
+    for file, content in tokenizer_files(config, registry=registry).items():
+        (tmp_path / file).write_bytes(content)
+    after, theirs = load_tokenizer(tmp_path, registry=registry), AutoTokenizer.from_pretrained(tmp_path)
+    assert after.n_tokens == before.n_tokens
+    assert set(after.stop_tokens) <= set(before.stop_tokens)
+    assert bool(after.stop_tokens) == bool(before.stop_tokens)
+    for text in (TEXT, (data / "text" / "tinyshakespeare.txt").read_text()[:20000], "<|endoftext|>"):
+        want = before.encode(text)
+        assert after.encode(text) == want
+        assert after.encode(text, control=True) == before.encode(text, control=True)
+        assert theirs(text)["input_ids"] == before.encode(text, control=True)
+        assert theirs.decode(want) == before.decode(want)
+
+
+def test_as_files_a_tokenizer_in_a_folder_is_that_of_the_folder(data: Path, registry: Registry) -> None:
+    folder = data / "qwen3-tokenizer"
+    found = tokenizer_files(load_config({**TINY, "tokenizer": str(folder)}, registry=registry), registry=registry)
+    assert found == {path.name: path.read_bytes() for path in folder.iterdir() if path.name in found}
+    assert "tokenizer.json" in found
+
+
+@pytest.mark.usefixtures("tiktoken_cache")
+def test_what_is_no_unicode_is_replaced_by_all(data: Path, registry: Registry) -> None:
+    """So arrive the bytes FF and FE of an argument."""
+    for ref in ("bytes", "gpt2", data / "qwen3-tokenizer"):
+        tokenizer = load_tokenizer(ref, registry=registry)
+        assert tokenizer.decode(tokenizer.encode("a\udcff\udcfe")) == "a\ufffd\ufffd"
 
 
 def test_qwen3_with_and_without_tokenizer_json(data: Path, tmp_path: Path, registry: Registry) -> None:

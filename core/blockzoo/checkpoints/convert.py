@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from math import prod
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 import torch
@@ -47,18 +48,19 @@ def convert(
     dtype: torch.dtype | Literal["stored"] = "stored",
     overrides: Mapping[str, object] | None = None,
     change: Callable[[ModelConfig], ModelConfig] = unchanged,
+    beside: Mapping[str, bytes] = MappingProxyType({}),
     shard_bytes: int = SHARD_BYTES,
     progress: Progress = silent,
 ) -> ModelConfig:
     """Write a checkpoint folder in another layout, as loading and saving a model would, its tokenizer too; its config.
 
     ``dtype``: of the floats, or "stored". ``change``: the config with other quantizers; weights are packed, unpacked
-    or packed anew as it says. Memory is a few stored tensors. Raises CheckpointError before a weight is read where the
-    layout can't say the model, the disk is too small, the folder doesn't fit its config, or what is beside the weights
-    can't be copied; and on the way for values that are no weights. The folder appears whole or not at all, once it has
-    been read again and found the same.
+    or packed anew as it says. ``beside``: files that the new folder gets where the old has none of the name. Memory is
+    a few stored tensors. Raises CheckpointError before a weight is read where the layout can't say the model, the disk
+    is too small, the folder doesn't fit its config, or what is beside the weights can't be copied; and on the way for
+    values that are no weights. The folder appears whole or not at all, once it has been read again and found the same.
     """
-    beside = files_beside(folder)
+    beside = {**beside, **files_beside(folder)}
     opened = open_checkpoint(folder, registry=registry, overrides=overrides)
     config = change(opened.config)
     check_shapes(opened.source.config, config)

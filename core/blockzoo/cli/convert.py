@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from blockzoo.cli.output import gigabytes, note
-from blockzoo.errors import InputError, nearest
+from blockzoo.errors import BlockzooError, InputError, nearest
 from blockzoo.plugins import host
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ def _convert(
     folder = hub.local_folder(folder_of_run(source))
     _check_apart(folder, destination)
     quantizers = quantizers_of(str(folder), quantize, registry, settings)
+    tokenizer, lacking = _tokenizer(folder, to, registry)
     with megabytes(destination.name) as progress:
         config = convert(
             folder,
@@ -90,9 +91,34 @@ def _convert(
             dtype="stored" if dtype == "stored" else getattr(torch, dtype),
             overrides=overrides_of(settings),
             change=lambda config: quantized(config, quantizers),
+            beside=tokenizer,
             progress=progress,
         )
-    note(f"{destination}: {config.name} in layout {to}")
+    note(f"{destination}: {config.name} in layout {to}, read again and found the same{lacking}")
+
+
+def _tokenizer(folder: Path, layout: str, registry: Registry) -> tuple[dict[str, bytes], str]:
+    """The tokenizer's files, where the source has none and the layout can't name it; and what to say of it.
+
+    A tokenizer that the config names was chosen, so it must be had; a family's own is known to who reads the layout.
+    """
+    from blockzoo.checkpoints import read_config
+    from blockzoo.checkpoints.beside import names_beside
+    from blockzoo.checkpoints.hub import TOKENIZER
+    from blockzoo.tokenizers import tokenizer_files, tokenizer_name
+
+    if layout == "native" or set(names_beside(folder)) & set(TOKENIZER):
+        return {}, ""
+    config = read_config(folder, registry=registry)
+    if config.tokenizer is None and layout != "hf":  # published without
+        return {}, ""
+    try:
+        found = tokenizer_files(config, registry=registry)
+    except BlockzooError:
+        if config.tokenizer is not None:
+            raise
+        return {}, f"; no tokenizer files are written: its tokenizer is '{tokenizer_name(config, registry=registry)}'"
+    return found, f"; with {', '.join(found)} of its tokenizer"
 
 
 def _random(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from traceback import walk_tb
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from blockzoo import building
-from blockzoo.checkpoints.atomic import write_file
+from blockzoo.checkpoints.atomic import new_file
 from blockzoo.cli.opening import dtype_named, open_model, open_tokenizer
 from blockzoo.cli.output import note, print_json, table
 from blockzoo.config.dump import digest
@@ -66,32 +66,37 @@ def command(
     if include is not None and not include.is_dir():
         raise InputError(f"--include-path {include}: no such folder")
     names, manager = _tasks(tasks, include)
-    model = _model(ref, device, dtype, chat, prefix_token)
-    with _told(names):
-        found = simple_evaluate(
-            model=model,
-            tasks=names,
-            num_fewshot=shots,
-            limit=limit,
-            task_manager=manager,
-            apply_chat_template=chat,
-            fewshot_random_seed=seed,
-            log_samples=samples is not None,
-            bootstrap_iters=1000,
-        )
-    assert found is not None
-    if samples is not None:
-        lines = [line for task in found["samples"].values() for line in task]
-        write_file(samples, "".join(json.dumps(line, default=str) + "\n" for line in lines))
-        note(f"{samples}: {len(lines)} questions")
-    rows = list(_rows(found["results"], found["n-shot"], found["n-samples"]))
+    with ExitStack() as stack:
+        # before hours of questions: a file that can't be written is told at once
+        file = None if samples is None else stack.enter_context(new_file(samples))
+        model = _model(ref, device, dtype, chat, prefix_token)
+        with _told(names):
+            found = simple_evaluate(
+                model=model,
+                tasks=names,
+                num_fewshot=shots,
+                limit=limit,
+                task_manager=manager,
+                apply_chat_template=chat,
+                fewshot_random_seed=seed,
+                log_samples=samples is not None,
+                bootstrap_iters=1000,
+            )
+        assert found is not None
+        _show(model, list(_rows(found["results"], found["n-shot"], found["n-samples"])), as_json)
+        if file is not None:
+            lines = [line for task in found["samples"].values() for line in task]
+            file.writelines(f"{json.dumps(line, default=str)}\n".encode() for line in lines)
+            note(f"{samples}: {len(lines)} questions")
+
+
+def _show(model: HarnessModel, rows: list[dict[str, Any]], as_json: bool) -> None:
+    config = model.model.config
     if as_json:
-        print_json(
-            {"model": model.model.config.name, "digest": digest(model.model.config, host().registry), "results": rows}
-        )
+        print_json({"model": config.name, "digest": digest(config, host().registry), "results": rows})
         return
     columns = ("task", "examples", "questions", "metric", "value", "± standard error")
-    table(model.model.config.name, columns, [[_cell(row[column]) for column in COLUMNS] for row in rows])
+    table(config.name, columns, [[_cell(row[column]) for column in COLUMNS] for row in rows])
 
 
 HARNESS = "blockzoo.evaluation.harness"

@@ -34,6 +34,8 @@ UNITS = {"": 1, "B": 1} | {
 }
 HOSTS = ("cpu", "host", "memory")
 MOST_DEVICES = 1024
+ABREAST = 8
+"""Devices side by side; more are below each other."""
 
 
 def command(
@@ -189,7 +191,10 @@ def _print(use: Use, shares: Sequence[Share], longest: int, found: Sequence[Chan
     dtype = str(use.dtype).removeprefix("torch.")
     title = f"{use.config.name}: context {use.context:,}, batch {use.batch}, {dtype}"
     console().print(title, style="bold", soft_wrap=True)
-    table("", ["", *(share.device.name for share in shares)], rows, numbers=True)
+    columns = ["", *(share.device.name for share in shares)]
+    if len(shares) > ABREAST:  # a row a device
+        columns, *rows = (list(row) for row in zip(columns, *rows, strict=True))
+    table("", columns, rows, numbers=True)
     for line in _verdict(use, shares, longest, found):
         console().print(line, soft_wrap=True)
     if len(shares) > 1:

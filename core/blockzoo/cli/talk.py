@@ -23,6 +23,7 @@ from blockzoo.generation import Sampler
 from blockzoo.model import Decoder
 from blockzoo.registry import Registry
 from blockzoo.tokenizers import Tokenizer
+from blockzoo.tokenizers.kinds import whole
 
 CONTEXT = 8192
 """Tokens that a conversation may hold where nobody says: a cache of a model's whole context can take gigabytes."""
@@ -90,7 +91,7 @@ def show_prompt(shown: Prompt, as_json: bool = False) -> None:
     if as_json:
         print_json({"text": shown.text, "tokens": list(shown.tokens)})
         return
-    text = cleaned(shown.text) if sys.stdout.isatty() else shown.text
+    text = cleaned(shown.text) if sys.stdout.isatty() else whole(shown.text)
     sys.stdout.write(f"{text}\n\n{len(shown.tokens)} tokens: {' '.join(map(str, shown.tokens))}\n")
 
 

@@ -6,6 +6,7 @@ merges.txt, or a checkpoint that names its tokenizer), the name of a shipped mod
 
 from blockzoo.tokenizers.finding import load_tokenizer, tokenizer_name
 from blockzoo.tokenizers.kinds import BYTE_OF, BytePairTokenizer, ByteTokenizer, TiktokenTokenizer, Tokenizer
+from blockzoo.tokenizers.writing import tokenizer_files
 
 __all__ = [
     "BYTE_OF",
@@ -14,5 +15,6 @@ __all__ = [
     "TiktokenTokenizer",
     "Tokenizer",
     "load_tokenizer",
+    "tokenizer_files",
     "tokenizer_name",
 ]

@@ -54,7 +54,7 @@ class ByteTokenizer:
     stop_tokens: tuple[int, ...] = ()
 
     def encode(self, text: str, *, control: bool = False) -> list[int]:
-        return list(text.encode("utf-8", errors="replace"))
+        return list(whole(text).encode())
 
     def encode_text(self, text: str) -> list[int]:
         return self.encode(text)
@@ -70,24 +70,24 @@ class TiktokenTokenizer:
     """An encoding of tiktoken."""
 
     def __init__(self, encoding: tiktoken.Encoding, stop_tokens: tuple[int, ...] | None = None) -> None:
-        self._encoding = encoding
+        self.encoding = encoding
         self.n_tokens = encoding.n_vocab
         known = encoding.special_tokens_set
         default = tuple(encoding.encode_single_token(word) for word in STOP_WORDS if word in known)
         self.stop_tokens = default if stop_tokens is None else stop_tokens
 
     def encode(self, text: str, *, control: bool = False) -> list[int]:
-        return self._encoding.encode(text, allowed_special="all") if control else self._encoding.encode_ordinary(text)
+        return self.encoding.encode(text, allowed_special="all") if control else self.encoding.encode_ordinary(text)
 
     def encode_text(self, text: str) -> list[int]:
-        return self._encoding.encode_ordinary(text)
+        return self.encoding.encode_ordinary(text)
 
     def decode(self, tokens: Sequence[int]) -> str:
         return _text(self, tokens)
 
     def token_bytes(self, token: int) -> bytes:
         try:
-            return self._encoding.decode_single_token_bytes(token)
+            return self.encoding.decode_single_token_bytes(token)
         except KeyError:
             return b""
 
@@ -135,9 +135,14 @@ class BytePairTokenizer:
         return bytes(BYTE_OF[character] for character in word) if known else word.encode()
 
 
+def whole(text: str) -> str:
+    """What of a text is no Unicode, as bytes of an argument that are no UTF-8, becomes replacement characters."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
 def _ids(tokenizer: tokenizers.Tokenizer, text: str) -> list[int]:
     try:
-        return tokenizer.encode(text, add_special_tokens=False).ids
+        return tokenizer.encode(whole(text), add_special_tokens=False).ids
     except Exception as error:  # the library raises plain Exception
         raise InputError(f"the tokenizer can't encode this text ({error}); its tokenizer.json is not whole") from error
 

@@ -150,6 +150,15 @@ def test_the_verb_prints_one_document(
     assert len(lines.read_text().splitlines()) == 4
 
 
+def test_a_file_that_cannot_be_written_is_told_before_a_question_is_asked(
+    checkpoint: Path, tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("lm_eval.simple_evaluate", None)
+    options = ["--tasks", "local_choices", "--include-path", str(tasks), "--samples", str(tmp_path / "no" / "file")]
+    assert main(["evaluate", str(checkpoint), *options]) == 2
+    assert "can't be written (No such file or directory)" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

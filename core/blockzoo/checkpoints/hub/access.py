@@ -77,7 +77,7 @@ def explained(error: Exception, place: Reference, access: Access) -> CheckpointE
     else:
         reason = (str(error).strip() or "no reason given").split("\n")[0]
         why = (
-            f"is no folder here, and could not be had from the model hub ({type(error).__name__}: {reason});"
+            f"could not be had from the model hub ({type(error).__name__}: {reason}), and is no folder here either;"
             " give a local folder, or try again: what was downloaded is kept"
         )
     return CheckpointError(f"{place.repo}: {why}")
