@@ -1,7 +1,8 @@
 /* Prompts as products of bytes (AVX-512 VNNI): activations are rounded by groups of 32 as in decoding, packed weights stay codes.
  *
- * A tile of tokens holds for each group codes [four inputs][token][4], where each token's products start (the weights' offset
- * times its codes, negated) and its scales. A panel of weights holds unsigned codes [row][32] and scales.
+ * A tile of tokens holds for each group codes [four inputs][token][4], where each lane's products start (the weights' offset
+ * times its codes, negated) and its scales. Of a thin one, eight tokens or fewer, a token's next four inputs lie where the token after it
+ * would: codes [eight inputs][token][8], half as many products. A panel of weights holds unsigned codes [row][32] and scales.
  */
 #include "rounding.h"
 #include "prompts.h"
@@ -14,30 +15,44 @@ const Way *const BYTES = NULL;
 
 enum { START = GROUP * TILE, STEPS = START + 64, TILE_GROUP = STEPS + 64, SCALES = GROUP * PANEL, PANEL_GROUP = SCALES + 4 * PANEL };
 
-AVX512 static void pack(const Product *p, const uint16_t *x, int count, char *tile) {
+/* The codes of 32 numbers; their scale. */
+AVX512 static inline __m256i codes_of(const uint16_t *numbers, float *scale) {
+    __m512i codes[2];
+    *scale = rounded_group(widened(numbers), widened(numbers + GROUP / 2), codes);
+    return _mm256_set_m128i(_mm512_cvtepi32_epi8(codes[1]), _mm512_cvtepi32_epi8(codes[0]));
+}
+
+AVX512 INLINE void arrange(const Product *p, const uint16_t *x, int count, int thin, char *tile) {
     const __m512i ones = _mm512_set1_epi8(1), offset = _mm512_set1_epi32(p->weight == MXFP4 ? -MXFP4_OFFSET : -INT8_OFFSET);
+    const int lanes = thin ? 2 : 1;
     for (int g = 0; g < p->d_in / GROUP; g++, x += GROUP, tile += TILE_GROUP) {
-        Words rows[TILE];
-        for (int r = 0; r < TILE; r++) {
-            float *scale = (float *)(tile + STEPS) + r;
-            if (r < count) {
-                const uint16_t *numbers = x + (size_t)r * p->d_in;
-                __m512i codes[2];
-                *scale = rounded_group(widened(numbers), widened(numbers + GROUP / 2), codes);
-                rows[r] = (Words)_mm512_zextsi256_si512(_mm256_set_m128i(_mm512_cvtepi32_epi8(codes[1]), _mm512_cvtepi32_epi8(codes[0])));
-            } else {
-                *scale = 0;
-                rows[r] = (Words){0};
-            }
+        Words rows[TILE] = {{0}};
+        float scales[TILE] = {0};
+        for (int r = 0; r < count; r++) {
+            const __m256i codes = codes_of(x + (size_t)r * p->d_in, &scales[r * lanes]);
+            if (thin) { /* four pairs of words, a row for the first of each and one for the second */
+                rows[2 * r] = (Words)_mm512_zextsi256_si512(_mm256_permutevar8x32_epi32(codes, _mm256_setr_epi32(0, 2, 4, 6, 0, 0, 0, 0)));
+                rows[2 * r + 1] = (Words)_mm512_zextsi256_si512(_mm256_permutevar8x32_epi32(codes, _mm256_setr_epi32(1, 3, 5, 7, 0, 0, 0, 0)));
+                scales[2 * r + 1] = scales[2 * r];
+            } else
+                rows[r] = (Words)_mm512_zextsi256_si512(codes);
         }
         transpose(rows);
         __m512i sums = _mm512_setzero_si512();
-        for (int q = 0; q < GROUP / 4; q++) {
+        for (int q = 0; q < GROUP / 4 / lanes; q++) {
             sums = _mm512_dpbusd_epi32(sums, ones, (__m512i)rows[q]);
             _mm512_store_si512(tile + q * 64, (__m512i)rows[q]);
         }
         _mm512_store_si512(tile + START, _mm512_mullo_epi32(sums, offset));
+        memcpy(tile + STEPS, scales, sizeof scales);
     }
+}
+
+AVX512 static void pack(const Product *p, const uint16_t *x, int count, char *tile) {
+    if (count > TILE / 2)
+        arrange(p, x, count, 0, tile);
+    else
+        arrange(p, x, count, 1, tile);
 }
 
 /* Four groups of a weight row, of which `in` says which bytes there are: their codes in order, twice their values plus the offset. */
@@ -90,8 +105,19 @@ AVX512 INLINE void fill(const Product *p, int weight, size_t first, int rows, ch
     }
 }
 
-/* Some weight rows times one or two tiles of tokens: as many sums of bytes and of groups as registers hold. */
-AVX512 INLINE void rows_times(const int rows, const int tiles, const char *panel, const char *steps, Tiles tokens, int groups, float *const sums[2]) {
+/* Four inputs of a weight row for every lane, or of a thin tile four for the even ones and the next four for the odd ones. */
+AVX512 INLINE __m512i inputs_of(const char *row, const int q, const int thin) {
+    return thin ? _mm512_set1_epi64(*(const Pair *)(row + q * 8)) : _mm512_set1_epi32(*(const Word *)(row + q * 4));
+}
+
+/* The two lanes of each token of a thin tile, added. */
+AVX512 INLINE __m512 joined(__m512 sums) {
+    return _mm512_maskz_compress_ps(0x5555, _mm512_add_ps(sums, _mm512_permute_ps(sums, 0xb1 /* neighbours change places */)));
+}
+
+/* Some weight rows times one tile of tokens or two: as many sums of bytes and of groups as registers hold. */
+AVX512 INLINE void rows_times(const int rows, const int tiles, const int thin, const char *panel, const char *steps, Tiles tokens, int groups,
+                              float *const sums[2]) {
     __m512 whole[12];
 #pragma GCC unroll 12
     for (int i = 0; i < rows * tiles; i++) whole[i] = _mm512_setzero_ps();
@@ -100,11 +126,11 @@ AVX512 INLINE void rows_times(const int rows, const int tiles, const char *panel
 #pragma GCC unroll 12
         for (int i = 0; i < rows * tiles; i++) part[i] = _mm512_load_si512(tokens.at + i % tiles * tokens.other + START);
 #pragma GCC unroll 8
-        for (int q = 0; q < GROUP / 4; q++)
+        for (int q = 0; q < GROUP / 4 / (1 + thin); q++)
 #pragma GCC unroll 12
             for (int i = 0; i < rows * tiles; i++) {
                 const __m512i inputs = _mm512_load_si512(tokens.at + i % tiles * tokens.other + q * 64);
-                part[i] = _mm512_dpbusd_epi32(part[i], _mm512_set1_epi32(*(const Word *)(panel + i / tiles * GROUP + q * 4)), inputs);
+                part[i] = _mm512_dpbusd_epi32(part[i], inputs_of(panel + i / tiles * GROUP, q, thin), inputs);
             }
 #pragma GCC unroll 12
         for (int i = 0; i < rows * tiles; i++) {
@@ -114,19 +140,20 @@ AVX512 INLINE void rows_times(const int rows, const int tiles, const char *panel
         }
     }
 #pragma GCC unroll 12
-    for (int i = 0; i < rows * tiles; i++) _mm512_store_ps(sums[i % tiles] + i / tiles * TILE, whole[i]);
+    for (int i = 0; i < rows * tiles; i++) _mm512_store_ps(sums[i % tiles] + i / tiles * TILE, thin ? joined(whole[i]) : whole[i]);
 }
 
-#define ROWS_TIMES(name, rows, tiles)                                                                                                       \
+#define ROWS_TIMES(name, rows, tiles, thin)                                                                                                 \
     AVX512 static void name(const char *panel, int row, Tiles tokens, int groups, Sums sums) {                                              \
         float *const to[2] = {sums[row / TILE][0] + row % TILE * TILE, sums[row / TILE][1] + row % TILE * TILE};                            \
-        rows_times(rows, tiles, panel + row * GROUP, panel + SCALES + row * 4, tokens, groups, to);                                         \
+        rows_times(rows, tiles, thin, panel + row * GROUP, panel + SCALES + row * 4, tokens, groups, to);                                   \
     }
-ROWS_TIMES(eight_by_one, 8, 1)
-ROWS_TIMES(six_by_two, 6, 2)
-ROWS_TIMES(five_by_two, 5, 2)
+ROWS_TIMES(eight_by_half, 8, 1, 1)
+ROWS_TIMES(eight_by_one, 8, 1, 0)
+ROWS_TIMES(six_by_two, 6, 2, 0)
+ROWS_TIMES(five_by_two, 5, 2, 0)
 
-AVX512 static void multiply(const Product *p, size_t first, int rows, int fresh, char *panel, Tiles tokens, Sums sums) {
+AVX512 static void multiply(const Product *p, size_t first, int rows, int fresh, char *panel, Tiles tokens, int thin, Sums sums) {
     const int groups = p->d_in / GROUP;
     if (fresh && p->weight == MXFP4)
         fill(p, MXFP4, first, rows, panel);
@@ -137,13 +164,11 @@ AVX512 static void multiply(const Product *p, size_t first, int rows, int fresh,
             six_by_two(panel, r, tokens, groups, sums);
             five_by_two(panel, r + 6, tokens, groups, sums);
             five_by_two(panel, r + 11, tokens, groups, sums);
-        } else {
-            eight_by_one(panel, r, tokens, groups, sums);
-            eight_by_one(panel, r + 8, tokens, groups, sums);
-        }
+        } else
+            for (int eight = r; eight < r + TILE; eight += 8) (thin ? eight_by_half : eight_by_one)(panel, eight, tokens, groups, sums);
 }
 
-static const Way WAY = {PANEL_GROUP, TILE_GROUP, pack, multiply};
+static const Way WAY = {PANEL_GROUP, TILE_GROUP, 1, pack, multiply};
 const Way *const BYTES = &WAY;
 
 #endif

@@ -105,14 +105,15 @@ FILL_AND_MULTIPLY(mxfp4, MXFP4)
 FILL_AND_MULTIPLY(int8, INT8)
 FILL_AND_MULTIPLY(plain, BFLOAT16)
 
-static void multiply(const Product *p, size_t first, int rows, int fresh, char *panel, Tiles tokens, Sums sums) {
+static void multiply(const Product *p, size_t first, int rows, int fresh, char *panel, Tiles tokens, int thin, Sums sums) {
+    (void)thin;
     if (fresh)
         (p->weight == MXFP4 ? mxfp4 : p->weight == INT8 ? int8 : plain)(p, first, rows, panel, tokens, sums);
     else
         products(sums, 1, (Tiles){panel, TILE_BYTES, 2 * TILE_BYTES}, tokens, p->d_in / GROUP);
 }
 
-static const Way WAY = {2 * TILE_BYTES, TILE_BYTES, pack, multiply};
+static const Way WAY = {2 * TILE_BYTES, TILE_BYTES, 0, pack, multiply};
 const Way *const HALVES = &WAY;
 
 #endif

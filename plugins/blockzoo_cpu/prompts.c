@@ -40,19 +40,22 @@ static void block(const Way *way, const Product *p, const Segment *s, int column
     const int tiles = (s->count + TILE - 1) / TILE;
     const size_t groups = (size_t)p->d_in / GROUP, tile_bytes = groups * way->tile_group;
     _Alignas(64) Sums sums;
-    for (int t = 0; t < tiles; t += 2)
+    for (int t = 0, two; t < tiles; t += 1 + two) {
+        const int left = s->count - t * TILE, thin = way->thin && left <= TILE / 2;
+        two = left > TILE + (way->thin ? TILE / 2 : 0);
         for (int j = 0; j < panels; j++) {
-            const int at = column + j * PANEL, rows = p->d_out - at < PANEL ? p->d_out - at : PANEL, two = t + 1 < tiles;
+            const int at = column + j * PANEL, rows = p->d_out - at < PANEL ? p->d_out - at : PANEL;
             const size_t first = (size_t)s->expert * p->d_out + at;
             way->multiply(p, first, rows, t == 0, stretch + j * groups * way->panel_group,
-                          (Tiles){packed + (s->tile + t) * tile_bytes, two ? tile_bytes : 0 /* one */, way->tile_group}, sums);
+                          (Tiles){packed + (s->tile + t) * tile_bytes, two ? tile_bytes : 0 /* one */, way->tile_group}, thin, sums);
             float added[PANEL] = {0};
             for (int r = 0; p->bias && r < rows; r++) added[r] = load(p->bias, p->bias_type, first + r);
             for (int u = 0; u <= two; u++) {
-                const int done = (t + u) * TILE, left = s->count - done;
-                put(p, (const float *[]){sums[0][u], sums[1][u]}, added, s->row + done, left < TILE ? left : TILE, at, rows);
+                const int here = left - u * TILE < TILE ? left - u * TILE : TILE;
+                put(p, (const float *[]){sums[0][u], sums[1][u]}, added, s->row + (size_t)(t + u) * TILE, here, at, rows);
             }
         }
+    }
 }
 
 /* y[r] = x[r] @ w[expert].T + bias[expert] for the rows r of each expert. `counts`: rows of each expert, in order.

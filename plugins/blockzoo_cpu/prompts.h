@@ -19,11 +19,12 @@ typedef struct {
 /* A way to multiply panels of 32 weight rows by tiles of 16 tokens, each arranged by groups of 32 inputs that take so many bytes. */
 typedef struct {
     size_t panel_group, tile_group;
+    int thin; /* whether a tile of half as many tokens or fewer is arranged in its own way and takes less time, alone */
     /* `count` rows of activations (count, d_in) as a tile. */
     void (*pack)(const Product *p, const uint16_t *x, int count, char *tile);
-    /* [weight][token] sums of one tile or two. A `fresh` panel is first filled with `rows` weight rows from `first` on; sums of rows
+    /* [weight][token] sums of one tile, which may be thin, or two. A `fresh` panel is first filled with `rows` weight rows from `first` on; sums of rows
      * that there are not are anything. */
-    void (*multiply)(const Product *p, size_t first, int rows, int fresh, char *panel, Tiles tokens, Sums sums);
+    void (*multiply)(const Product *p, size_t first, int rows, int fresh, char *panel, Tiles tokens, int thin, Sums sums);
 } Way;
 
 #pragma GCC visibility push(hidden)

@@ -5,6 +5,7 @@
 #include "common.h"
 
 typedef int32_t Word __attribute__((may_alias));
+typedef int64_t Pair __attribute__((may_alias));
 typedef int32_t Words __attribute__((vector_size(64), may_alias));
 
 #if defined(__clang__)

@@ -72,7 +72,7 @@ def test_linear_equals_the_reference(
 
 @pytest.mark.parametrize("dtype", BOUND)
 @pytest.mark.parametrize("quantizer", QUANTIZERS, ids=lambda q: type(q).__name__)
-@pytest.mark.parametrize("counts", [[17, 0, 3, 40, 1], [0, 0, 0, 0, 33], [0, 0, 0, 0, 0]], ids=str)
+@pytest.mark.parametrize("counts", [[17, 0, 3, 40, 1], [0, 0, 0, 0, 33], [0, 0, 0, 0, 0], [8, 9, 24, 25, 16]], ids=str)
 def test_experts_equal_the_reference(
     counts: list[int], quantizer: QuantizerConfig, dtype: torch.dtype, instructions: str
 ) -> None:
