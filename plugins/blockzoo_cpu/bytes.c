@@ -125,7 +125,6 @@ AVX512 INLINE void rows_times(const int rows, const int tiles, const int thin, c
         __m512i part[12];
 #pragma GCC unroll 12
         for (int i = 0; i < rows * tiles; i++) part[i] = _mm512_load_si512(tokens.at + i % tiles * tokens.other + START);
-#pragma GCC unroll 8
         for (int q = 0; q < GROUP / 4 / (1 + thin); q++)
 #pragma GCC unroll 12
             for (int i = 0; i < rows * tiles; i++) {
