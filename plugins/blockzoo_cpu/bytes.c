@@ -16,7 +16,7 @@ const Way *const BYTES = NULL;
 enum { START = GROUP * TILE, STEPS = START + 64, TILE_GROUP = STEPS + 64, SCALES = GROUP * PANEL, PANEL_GROUP = SCALES + 4 * PANEL };
 
 /* The codes of 32 numbers; their scale. */
-AVX512 static inline __m256i codes_of(const uint16_t *numbers, float *scale) {
+AVX512 static inline __m256i rounded_codes(const uint16_t *numbers, float *scale) {
     __m512i codes[2];
     *scale = rounded_group(widened(numbers), widened(numbers + GROUP / 2), codes);
     return _mm256_set_m128i(_mm512_cvtepi32_epi8(codes[1]), _mm512_cvtepi32_epi8(codes[0]));
@@ -29,7 +29,7 @@ AVX512 INLINE void arrange(const Product *p, const uint16_t *x, int count, int t
         Words rows[TILE] = {{0}};
         float scales[TILE] = {0};
         for (int r = 0; r < count; r++) {
-            const __m256i codes = codes_of(x + (size_t)r * p->d_in, &scales[r * lanes]);
+            const __m256i codes = rounded_codes(x + (size_t)r * p->d_in, &scales[r * lanes]);
             if (thin) { /* four pairs of words, a row for the first of each and one for the second */
                 rows[2 * r] = (Words)_mm512_zextsi256_si512(_mm256_permutevar8x32_epi32(codes, _mm256_setr_epi32(0, 2, 4, 6, 0, 0, 0, 0)));
                 rows[2 * r + 1] = (Words)_mm512_zextsi256_si512(_mm256_permutevar8x32_epi32(codes, _mm256_setr_epi32(1, 3, 5, 7, 0, 0, 0, 0)));
@@ -107,7 +107,7 @@ AVX512 INLINE void fill(const Product *p, int weight, size_t first, int rows, ch
 
 /* Four inputs of a weight row for every lane, or of a thin tile four for the even ones and the next four for the odd ones. */
 AVX512 INLINE __m512i inputs_of(const char *row, const int q, const int thin) {
-    return thin ? _mm512_set1_epi64(*(const Pair *)(row + q * 8)) : _mm512_set1_epi32(*(const Word *)(row + q * 4));
+    return thin ? _mm512_set1_epi64(*(const Pair *)(row + q * 4)) : _mm512_set1_epi32(*(const Word *)(row + q * 4));
 }
 
 /* The two lanes of each token of a thin tile, added. */
@@ -125,10 +125,11 @@ AVX512 INLINE void rows_times(const int rows, const int tiles, const int thin, c
         __m512i part[12];
 #pragma GCC unroll 12
         for (int i = 0; i < rows * tiles; i++) part[i] = _mm512_load_si512(tokens.at + i % tiles * tokens.other + START);
-        for (int q = 0; q < GROUP / 4 / (1 + thin); q++)
+#pragma GCC unroll 8
+        for (int q = 0; q < GROUP / 4; q += thin ? 2 : 1)
 #pragma GCC unroll 12
             for (int i = 0; i < rows * tiles; i++) {
-                const __m512i inputs = _mm512_load_si512(tokens.at + i % tiles * tokens.other + q * 64);
+                const __m512i inputs = _mm512_load_si512(tokens.at + i % tiles * tokens.other + (thin ? q / 2 : q) * 64);
                 part[i] = _mm512_dpbusd_epi32(part[i], inputs_of(panel + i / tiles * GROUP, q, thin), inputs);
             }
 #pragma GCC unroll 12
