@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 from pathlib import Path
@@ -133,6 +134,22 @@ def test_error_alone(folders: dict[str, Path], shipping: Registry) -> None:
     assert 0 < told["relative"] < 0.2  # int8 rows, bfloat16 activations
     assert 0 <= told["kl"] < 0.1
     assert 0 <= told["top1"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("times", "mapped", "told"),
+    [(1.02, False, ""), (1.04, False, "+4.0%"), (0.96, False, "-4.0%"), (0.96, True, ""), (1.04, "embedding", "+4.0%")],
+)
+def test_a_plan_that_is_off_is_told(
+    found: dict[str, Any], capsys: pytest.CaptureFixture[str], times: float, mapped: bool | str, told: str
+) -> None:
+    changed = copy.deepcopy(found)
+    changed["model"]["mapped"] = mapped
+    changed["planned_bytes"] = changed["sides"]["blockzoo"]["figures"]["peak_bytes"] / times
+    show(changed)
+    lines = [line for line in capsys.readouterr().out.splitlines() if "held to 3%" in line]
+    assert len(lines) == bool(told)
+    assert all(f"the measured peak is {told} off the planned one" in line for line in lines)
 
 
 def test_the_table_says_it_all(found: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
