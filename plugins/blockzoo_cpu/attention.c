@@ -178,7 +178,9 @@ AVX512 INLINE __m512 spread(const float *values, int heads) {
     return _mm512_permutexvar_ps(lane, _mm512_maskz_loadu_ps(first_of(heads), values));
 }
 
-/* n keys from `first` on, met by `heads` heads from `from` on. `shown`: as `seen` says, or NULL. */
+/* n keys from `first` on, met by `heads` heads from `from` on. `shown`: as `seen` says, or NULL. Memory is asked for values while keys
+ * are scored, and for the next keys while values are added: these go by columns, of which a pass alone reads a line a row.
+ */
 AVX512 INLINE void attend_heads(const Attention *a, const Task *t, const int64_t first, const int n, const uint8_t *shown,
                                 const int from, const int heads, const int bf16) {
     const int together = LANES / heads, width = (int)a->width, size = bf16 ? 2 : 4;
@@ -195,7 +197,10 @@ AVX512 INLINE void attend_heads(const Attention *a, const Task *t, const int64_t
 #pragma GCC unroll 16
             for (int j = 0; j < together; j++) {
                 const char *key = k + (i + j < n ? i + j : n - 1) * a->k_key * size; /* past the last: not looked at */
-                if (d * size % 64 == 0) _mm_prefetch(key + d * size + AHEAD, _MM_HINT_T0);
+                if (d * size % 64 == 0) {
+                    _mm_prefetch(key + d * size + AHEAD, _MM_HINT_T0);
+                    _mm_prefetch(v + (i + j) * a->v_key * size + d * size, _MM_HINT_T0);
+                }
                 const __m512 numbers_of_key = numbers(key, d, mask, bf16);
 #pragma GCC unroll 16
                 for (int g = 0; g < heads; g++)
@@ -244,7 +249,7 @@ AVX512 INLINE void attend_heads(const Attention *a, const Task *t, const int64_t
             if (shown && !shown[i]) continue;
             const char *value = v + i * a->v_key * size;
             for (int p = 0; p < PARTS; p++) {
-                if ((e + p * LANES) * size % 64 == 0) _mm_prefetch(value + (e + p * LANES) * size + AHEAD, _MM_HINT_T0);
+                if ((e + p * LANES) * size % 64 == 0) _mm_prefetch(k + (n + i) * a->k_key * size + (e + p * LANES) * size, _MM_HINT_T1);
                 const __m512 numbers_of_value = numbers(value, e + p * LANES, masks[p], bf16);
 #pragma GCC unroll 16
                 for (int g = 0; g < heads; g++)
