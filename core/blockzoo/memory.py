@@ -61,7 +61,8 @@ def _limits() -> list[tuple[int, int]]:
             limit = _read(group / "memory.max")
             if limit.isdecimal():
                 held = dict(line.split() for line in _read(group / "memory.stat").splitlines())
-                found.append((int(limit), int(_read(group / "memory.current")) - int(held.get("inactive_file", 0))))
+                files = sum(int(held.get(name, 0)) for name in ("active_file", "inactive_file"))
+                found.append((int(limit), int(_read(group / "memory.current")) - files))
     return found
 
 

@@ -29,7 +29,7 @@ def test_a_container_has_what_its_groups_leave(tmp_path: Path, monkeypatch: pyte
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "memory.max").write_text(f"{limit}\n")
         (folder / "memory.current").write_text(f"{used}\n")
-        (folder / "memory.stat").write_text("anon 1000000\ninactive_file 2000000\n")
+        (folder / "memory.stat").write_text("anon 1000000\nactive_file 500000\ninactive_file 1500000\n")
     monkeypatch.setattr(memory, "OWN_GROUP", tmp_path / "own")
     monkeypatch.setattr(memory, "GROUPS", tmp_path / "groups")
     assert total_memory() == 9_000_000
