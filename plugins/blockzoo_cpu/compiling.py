@@ -37,8 +37,12 @@ def built(*, openmp: bool) -> Path:
             if file.stem == f"{stem}-{_digest(file.read_bytes())}":
                 return file
             file.unlink()
-    with tempfile.TemporaryDirectory(prefix="blockzoo-") as folder:
-        return _kept(_made(Path(folder), openmp), home, stem)
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=home, prefix=".cpu-") as folder:
+            return _kept(_made(Path(folder), openmp), home, stem)
+    except OSError as error:
+        raise BuildError(f"{home} can't be written: {error.strerror}; XDG_CACHE_HOME names another place") from error
 
 
 def compiler() -> list[str]:
@@ -80,23 +84,11 @@ def _run(*command: str) -> None:
 
 
 def _kept(library: Path, home: Path, stem: str) -> Path:
-    """A copy in the cache, which appears whole."""
-    content = library.read_bytes()
-    file = home / f"{stem}-{_digest(content)}.so"
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=home, prefix=".cpu-", delete=False) as new:
-            try:
-                new.write(content)
-                new.flush()
-                os.fsync(new.fileno())
-                os.replace(new.name, file)
-            except BaseException:
-                Path(new.name).unlink(missing_ok=True)
-                raise
-    except OSError as error:
-        raise BuildError(f"{home} can't be written: {error.strerror}; XDG_CACHE_HOME names another place") from error
-    return file
+    """It, in its place in the cache, where it appears whole."""
+    with library.open("rb") as made:
+        file = home / f"{stem}-{_digest(made.read())}.so"
+        os.fsync(made.fileno())
+    return library.replace(file)
 
 
 def _digest(content: bytes) -> str:

@@ -75,7 +75,7 @@ def test_a_run_is_its_trained_model(data: Path, tmp_path: Path, capsys: pytest.C
 
 
 def test_the_tokenizer_that_a_layout_cannot_name_goes_with_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A model of bytes would be read with GPT-2's tokenizer."""
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
@@ -89,6 +89,10 @@ def test_the_tokenizer_that_a_layout_cannot_name_goes_with_it(
         assert run("generate", folder, "--prompt", "h\u00e9", "--show-prompt", "--json") == 0
         shown.append(json.loads(capsys.readouterr().out)["tokens"])
     assert shown == [[104, 0xC3, 0xA9]] * 2
+    chosen = ("--set", f"tokenizer={data / 'qwen3-tokenizer'}")
+    assert run("convert", hf, tmp_path / "chosen", "--to", "hf", *chosen) == 0
+    other = (data / "qwen3-tokenizer" / "tokenizer.json").read_bytes()
+    assert (tmp_path / "chosen" / "tokenizer.json").read_bytes() == other
     assert run("convert", hf, tmp_path / "again", "--to", "hf") == 0
     assert (tmp_path / "again" / "tokenizer.json").read_bytes() == (hf / "tokenizer.json").read_bytes()
 

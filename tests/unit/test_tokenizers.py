@@ -14,6 +14,7 @@ from blockzoo.config import dump_yaml, load_config
 from blockzoo.errors import CheckpointError, InputError
 from blockzoo.registry import Registry
 from blockzoo.tokenizers import ByteTokenizer, load_tokenizer, tokenizer_files, tokenizer_name
+from blockzoo.tokenizers.writing import _for_oniguruma
 
 TEXT = "Hello wörld! It's 12345 o'clock…\n\n\t  日本語 🙂 e\u0301 <think>x</think> end  \n"
 
@@ -118,6 +119,31 @@ def test_as_files_a_tokenizer_in_a_folder_is_that_of_the_folder(data: Path, regi
     found = tokenizer_files(load_config({**TINY, "tokenizer": str(folder)}, registry=registry), registry=registry)
     assert found == {path.name: path.read_bytes() for path in folder.iterdir() if path.name in found}
     assert "tokenizer.json" in found
+
+
+def test_as_files_a_tokenizer_that_another_checkpoint_names_is_the_one_it_leads_to(
+    data: Path, tmp_path: Path, registry: Registry
+) -> None:
+    folder = data / "qwen3-tokenizer"
+    between = load_config({**TINY, "tokenizer": str(folder)}, registry=registry)
+    (tmp_path / "blockzoo.yaml").write_text(dump_yaml(between, registry))
+    config = load_config({**TINY, "tokenizer": str(tmp_path)}, registry=registry)
+    made = tmp_path / "made"
+    made.mkdir()
+    for file, content in tokenizer_files(config, registry=registry).items():
+        (made / file).write_bytes(content)
+    before, after = (load_tokenizer(place, registry=registry) for place in (folder, made))
+    assert before.encode(TEXT) == after.encode(TEXT)
+    assert after.encode("<|im_end|>", control=True) == [151645]
+
+
+def test_what_gives_nothing_back_is_told_in_the_words_of_the_other_engine() -> None:
+    """``cl100k_base`` cuts digits so: three at a time."""
+    from tokenizers import Regex, pre_tokenizers
+
+    cut = pre_tokenizers.Split(Regex(_for_oniguruma(r"\p{N}{1,3}+|[^\s\p{N}]{2,}+|\s++")), "isolated")
+    assert [piece for piece, _ in cut.pre_tokenize_str("1234567 abc ")] == ["123", "456", "7", " ", "abc", " "]
+    assert _for_oniguruma(r"[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}") == r"[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}"
 
 
 @pytest.mark.usefixtures("tiktoken_cache")

@@ -10,6 +10,7 @@ import glob
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,6 +24,8 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 WRITING, REPLACED = ".writing-", ".replaced-"
+YOUNG = 5
+"""Seconds: what is younger may be somebody's who has no lock on it yet."""
 
 
 @contextmanager
@@ -32,16 +35,18 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
     Raises CheckpointError when the system refuses: no such folder, no permission, a full disk.
     """
     with _readable_errors(path):
+        if path.is_dir():
+            raise CheckpointError(f"{path}: is a folder; name a file")
         _remove_left(path)
         number, name = tempfile.mkstemp(prefix=f".{path.name}{WRITING}", dir=path.parent)
         try:
-            with os.fdopen(number, "wb") as file:
-                _lock(file.fileno())
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(name, 0o666 & ~_umask())
-            os.replace(name, path)
+            with _locked(Path(name)):
+                with os.fdopen(number, "wb") as file:
+                    yield file
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.chmod(name, 0o666 & ~_umask())
+                os.replace(name, path)
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
@@ -120,7 +125,8 @@ def _remove_left(path: Path) -> None:
     """What a writer of ``path`` that was killed has left; a folder that it had only put aside comes back."""
     for mark in (WRITING, REPLACED):
         for left in path.parent.glob(f".{glob.escape(path.name)}{mark}*"):
-            with suppress(OSError), _locked(left) as ours:
+            with suppress(OSError), _locked(left) as free:
+                ours = free and time.time() - left.stat().st_mtime > YOUNG
                 if ours and mark == REPLACED and not path.exists():
                     os.rename(left, path)
                 elif ours:
@@ -130,6 +136,9 @@ def _remove_left(path: Path) -> None:
 @contextmanager
 def _locked(path: Path) -> Iterator[bool]:
     """Whether it is ours: until the block ends, or the process, however that ends."""
+    if fcntl is None:
+        yield False
+        return
     number = os.open(path, os.O_RDONLY)
     try:
         yield _lock(number)
@@ -139,9 +148,8 @@ def _locked(path: Path) -> Iterator[bool]:
 
 def _lock(number: int) -> bool:
     with suppress(OSError):  # somebody else has it, or the file system has no locks
-        if fcntl is not None:
-            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
     return False
 
 

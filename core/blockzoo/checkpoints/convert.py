@@ -55,12 +55,12 @@ def convert(
     """Write a checkpoint folder in another layout, as loading and saving a model would, its tokenizer too; its config.
 
     ``dtype``: of the floats, or "stored". ``change``: the config with other quantizers; weights are packed, unpacked
-    or packed anew as it says. ``beside``: files that the new folder gets where the old has none of the name. Memory is
+    or packed anew as it says. ``beside``: files that the new folder gets in place of the old one's. Memory is
     a few stored tensors. Raises CheckpointError before a weight is read where the layout can't say the model, the disk
     is too small, the folder doesn't fit its config, or what is beside the weights can't be copied; and on the way for
     values that are no weights. The folder appears whole or not at all, once it has been read again and found the same.
     """
-    beside = {**beside, **files_beside(folder)}
+    beside = {**files_beside(folder), **beside}
     opened = open_checkpoint(folder, registry=registry, overrides=overrides)
     config = change(opened.config)
     check_shapes(opened.source.config, config)

@@ -167,6 +167,9 @@ def _run(arguments: list[str]) -> int:
         return stop.exit_code
     except BrokenPipeError:
         raise
+    except _Terminated:
+        _say("terminated")
+        return TERMINATED
     except (KeyboardInterrupt, typer.Abort):
         _say("interrupted")
         return INTERRUPTED
@@ -175,9 +178,6 @@ def _run(arguments: list[str]) -> int:
         hint = f"; see '{where.command_path} --help'" if where else ""
         _say("error", error.format_message().rstrip(".") + hint)
         return WRONG_INPUT
-    except _Terminated:
-        _say("terminated")
-        return TERMINATED
     except Exception as error:
         if show_traceback:
             traceback.print_exc()
@@ -185,8 +185,8 @@ def _run(arguments: list[str]) -> int:
     return OK
 
 
-class _Terminated(BaseException):
-    """SIGTERM came."""
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM came: whoever lets Ctrl-C pass lets this pass."""
 
 
 @contextmanager

@@ -81,7 +81,7 @@ def _convert(
     folder = hub.local_folder(folder_of_run(source))
     _check_apart(folder, destination)
     quantizers = quantizers_of(str(folder), quantize, registry, settings)
-    tokenizer, lacking = _tokenizer(folder, to, registry)
+    tokenizer, lacking = _tokenizer(folder, to, settings, registry)
     with megabytes(destination.name) as progress:
         config = convert(
             folder,
@@ -97,7 +97,7 @@ def _convert(
     note(f"{destination}: {config.name} in layout {to}, read again and found the same{lacking}")
 
 
-def _tokenizer(folder: Path, layout: str, registry: Registry) -> tuple[dict[str, bytes], str]:
+def _tokenizer(folder: Path, layout: str, settings: list[str], registry: Registry) -> tuple[dict[str, bytes], str]:
     """The tokenizer's files, where the source has none and the layout can't name it; and what to say of it.
 
     A tokenizer that the config names was chosen, so it must be had; a family's own is known to who reads the layout.
@@ -105,11 +105,14 @@ def _tokenizer(folder: Path, layout: str, registry: Registry) -> tuple[dict[str,
     from blockzoo.checkpoints import read_config
     from blockzoo.checkpoints.beside import names_beside
     from blockzoo.checkpoints.hub import TOKENIZER
+    from blockzoo.cli.reading import overrides_of
     from blockzoo.tokenizers import tokenizer_files, tokenizer_name
 
-    if layout == "native" or set(names_beside(folder)) & set(TOKENIZER):
+    overrides = overrides_of(settings)
+    has_one = set(names_beside(folder)) & set(TOKENIZER) and "tokenizer" not in overrides
+    if layout == "native" or has_one:
         return {}, ""
-    config = read_config(folder, registry=registry)
+    config = read_config(folder, registry=registry, overrides=overrides)
     if config.tokenizer is None and layout != "hf":  # published without
         return {}, ""
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from traceback import walk_tb
 from typing import TYPE_CHECKING, Annotated, Any
@@ -66,28 +66,32 @@ def command(
     if include is not None and not include.is_dir():
         raise InputError(f"--include-path {include}: no such folder")
     names, manager = _tasks(tasks, include)
-    with ExitStack() as stack:
-        # before hours of questions: a file that can't be written is told at once
-        file = None if samples is None else stack.enter_context(new_file(samples))
-        model = _model(ref, device, dtype, chat, prefix_token)
-        with _told(names):
-            found = simple_evaluate(
-                model=model,
-                tasks=names,
-                num_fewshot=shots,
-                limit=limit,
-                task_manager=manager,
-                apply_chat_template=chat,
-                fewshot_random_seed=seed,
-                log_samples=samples is not None,
-                bootstrap_iters=1000,
-            )
-        assert found is not None
-        _show(model, list(_rows(found["results"], found["n-shot"], found["n-samples"])), as_json)
-        if file is not None:
-            lines = [line for task in found["samples"].values() for line in task]
-            file.writelines(f"{json.dumps(line, default=str)}\n".encode() for line in lines)
-            note(f"{samples}: {len(lines)} questions")
+    model = _model(ref, device, dtype, chat, prefix_token)
+    found = None
+    try:
+        # opened before hours of questions: one that can't be written is told at once
+        with nullcontext() if samples is None else new_file(samples) as file:
+            with _told(names):
+                found = simple_evaluate(
+                    model=model,
+                    tasks=names,
+                    num_fewshot=shots,
+                    limit=limit,
+                    task_manager=manager,
+                    apply_chat_template=chat,
+                    fewshot_random_seed=seed,
+                    log_samples=samples is not None,
+                    bootstrap_iters=1000,
+                )
+            assert found is not None
+            if file is not None:
+                lines = [line for task in found["samples"].values() for line in task]
+                file.writelines(f"{json.dumps(line, default=str)}\n".encode() for line in lines)
+    finally:  # neither of the two results is lost by what befalls the other
+        if found is not None:
+            _show(model, list(_rows(found["results"], found["n-shot"], found["n-samples"])), as_json)
+    if samples is not None:
+        note(f"{samples}: {len(lines)} questions")
 
 
 def _show(model: HarnessModel, rows: list[dict[str, Any]], as_json: bool) -> None:

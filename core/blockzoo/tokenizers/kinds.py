@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from blockzoo.errors import InputError
 
@@ -121,6 +121,10 @@ class BytePairTokenizer:
 
         described = json.loads(self._tokenizer.to_str())
         return tokenizers.Tokenizer.from_str(json.dumps({**described, "added_tokens": [], "post_processor": None}))
+
+    def described(self) -> dict[str, Any]:
+        """What a tokenizer.json says of it."""
+        return dict(json.loads(self._tokenizer.to_str()))
 
     def decode(self, tokens: Sequence[int]) -> str:
         return _text(self, tokens)

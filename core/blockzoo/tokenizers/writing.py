@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blockzoo.checkpoints import hub
@@ -26,11 +28,13 @@ def tokenizer_files(config: ModelConfig, *, registry: Registry) -> dict[str, byt
     tokenizer = load_tokenizer(name, registry=registry)
     if isinstance(tokenizer, ByteTokenizer):
         return _files(_described({CHARACTER_OF[byte]: byte for byte in range(256)}, [], None, {}), None)
+    beside = files_beside(Path(name)) if Path(name).is_dir() else {}
+    if copied := {file: content for file, content in beside.items() if file in hub.TOKENIZER}:
+        return copied
+    end = next((word for token in tokenizer.stop_tokens if (word := tokenizer.token_bytes(token).decode())), None)
     if isinstance(tokenizer, TiktokenTokenizer):
-        end = next((word for token in tokenizer.stop_tokens if (word := tokenizer.token_bytes(token).decode())), None)
         return _files(_of_tiktoken(tokenizer.encoding), end)
-    beside = files_beside(hub.local_folder(name, (*hub.TOKENIZER, *hub.CONFIG)))
-    return {file: content for file, content in beside.items() if file in hub.TOKENIZER}
+    return _files(tokenizer.described(), end)
 
 
 def _of_tiktoken(encoding: tiktoken.Encoding) -> dict[str, Any]:
@@ -43,7 +47,12 @@ def _of_tiktoken(encoding: tiktoken.Encoding) -> dict[str, Any]:
             merges.append([words[half] for half in _halves(token, ranks, rank)])
     vocabulary = {words[token]: rank for token, rank in ranks.items()}
     special = {token: word for word, token in reversed(encoding._special_tokens.items())}  # one may have two words
-    return _described(vocabulary, merges, encoding._pat_str, dict(sorted(special.items())))
+    return _described(vocabulary, merges, _for_oniguruma(encoding._pat_str), dict(sorted(special.items())))
+
+
+def _for_oniguruma(pattern: str) -> str:
+    """``x{1,3}+`` gives nothing back in tiktoken's engine; in that of tokenizers it is ``x{1,3}`` again and again."""
+    return re.sub(r"(\\[pP]\{\^?\w+\}|\[[^\]]*\]|\\?.)(\{\d+,\d*\})\+", r"(?>\1\2)", pattern)
 
 
 def _halves(token: bytes, ranks: Mapping[bytes, int], rank: int) -> tuple[bytes, bytes]:

@@ -66,6 +66,9 @@ def test_what_a_killed_writer_left_goes_and_what_a_living_one_has_stays(tmp_path
     (tmp_path / ".run.writing-dead" / "a.ours").write_text("half")
     (tmp_path / ".a.txt.writing-dead").write_text("half")
     (tmp_path / ".other.writing-dead").mkdir()
+    (tmp_path / ".run.writing-new").mkdir()  # its writer may be about to lock it
+    for left in tmp_path.glob(".*-dead"):
+        os.utime(left, (0, 0))
     with new_folder(tmp_path / "run", replaceable) as one:
         write_file(tmp_path / "a.txt", "whole")
         with new_folder(tmp_path / "run", replaceable) as other:
@@ -73,12 +76,13 @@ def test_what_a_killed_writer_left_goes_and_what_a_living_one_has_stays(tmp_path
             (other / "a.ours").write_text("other")
         (one / "a.ours").write_text("one")
     assert (tmp_path / "run" / "a.ours").read_text() == "one"
-    assert sorted(os.listdir(tmp_path)) == [".other.writing-dead", "a.txt", "run"]
+    assert sorted(os.listdir(tmp_path)) == [".other.writing-dead", ".run.writing-new", "a.txt", "run"]
 
 
 def test_a_folder_that_a_killed_writer_had_put_aside_comes_back(tmp_path: Path) -> None:
     (tmp_path / ".run.replaced-x").mkdir()
     (tmp_path / ".run.replaced-x" / "a.ours").write_text("old")
+    os.utime(tmp_path / ".run.replaced-x", (0, 0))
     with pytest.raises(RuntimeError), new_folder(tmp_path / "run", replaceable):
         raise RuntimeError
     assert (tmp_path / "run" / "a.ours").read_text() == "old"
@@ -88,6 +92,8 @@ def test_a_folder_that_a_killed_writer_had_put_aside_comes_back(tmp_path: Path) 
 def test_no_such_place(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="can't be written"):
         write_file(tmp_path / "absent" / "a.txt", "")
+    with pytest.raises(CheckpointError, match="is a folder"):
+        write_file(tmp_path, "")
     write_file(tmp_path / "file", "")
     with pytest.raises(CheckpointError, match="is no folder"), new_folder(tmp_path / "file"):
         pass
