@@ -75,12 +75,18 @@ def build(
     are held packed only.
     """
     model = empty(config, registry=registry, device=device, dtype=dtype, trainable=trainable)
-    if model.device.type == "cpu":
-        check_memory(sum(tensor.nbytes for tensor in model.state_dict().values()), config.name)
+    check_room(model)
     if model.device.type != "meta":
         initialize(model, seed)
     model.bind(kernels)
     return model
+
+
+def check_room(model: Decoder, mapped: int = 0) -> None:
+    """Raise InputError where a model on the host, less the bytes of it that are mapped, finds no room in memory."""
+    if model.device.type == "cpu":
+        needed = sum(tensor.nbytes for tensor in model.state_dict().values()) - mapped
+        check_memory(needed, f"the rest of {model.config.name}" if mapped else model.config.name)
 
 
 def _whole(value: Tensor, like: Tensor) -> Tensor:

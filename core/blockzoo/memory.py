@@ -23,13 +23,13 @@ def total_memory() -> int:
 def free_memory() -> int:
     """Bytes that a process may take now; all there are, where the system doesn't say."""
     free = fields(MEMINFO).get("MemAvailable")
-    there = total_memory() if free is None else _kilobytes(free)
+    there = total_memory() if free is None else kilobytes(free)
     return max(0, min([there, *(limit - used for limit, used in _limits())]))
 
 
 def check_memory(needed: int, what: str) -> None:
     """Raise InputError where so many bytes are free neither in memory nor in the swap: before the system kills."""
-    free = free_memory() + _kilobytes(fields(MEMINFO).get("SwapFree", "0"))
+    free = free_memory() + kilobytes(fields(MEMINFO).get("SwapFree", "0"))
     if needed > free > 0:
         raise InputError(
             f"{what} takes {needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free;"
@@ -47,7 +47,8 @@ def fields(file: Path) -> dict[str, str]:
     return found
 
 
-def _kilobytes(text: str) -> int:
+def kilobytes(text: str) -> int:
+    """Bytes of such a value: ``123 kB``."""
     return int(text.split()[0]) * 1024
 
 

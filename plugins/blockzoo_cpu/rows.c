@@ -67,9 +67,11 @@ typedef struct {
 
 static int64_t half_of(Piece p) { return (p.end - p.begin + 1) / 2; }
 
+static int there_is(const Rows *a, int64_t expert) { return expert >= 0 && expert < a->experts; }
+
 /* Where the weights of a half of the outputs begin. NULL: there is no such expert, or no output. */
 static const char *stream(const Rows *a, int64_t expert, Piece p, int half) {
-    if (expert < 0 || expert >= a->experts || p.begin >= p.end) return NULL;
+    if (!there_is(a, expert) || p.begin >= p.end) return NULL;
     return a->weights + (size_t)(expert * a->d_out + p.begin + half * half_of(p)) * code_bytes((int)a->weight, (size_t)a->d_in);
 }
 
@@ -169,12 +171,11 @@ static void rows_work(const void *call, char *room, int me, int all) {
     if (!a->n) return;
     const Piece own = own_outputs(a, me, all);
     for (Piece p = piece(a, order, own.begin, own.end, 0), after; p.begin < p.end; p = after) {
-        const int64_t expert = expert_of(a, order[p.at]);
         after = next_piece(a, order, next, p, all);
-        if (expert < 0 || expert >= a->experts)
-            missing(a, order, p);
-        else
+        if (there_is(a, expert_of(a, order[p.at])))
             span(a, &kernel, rows, order, p, after);
+        else
+            missing(a, order, p);
     }
 }
 

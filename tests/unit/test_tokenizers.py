@@ -14,7 +14,7 @@ from blockzoo.config import dump_yaml, load_config
 from blockzoo.errors import CheckpointError, InputError
 from blockzoo.registry import Registry
 from blockzoo.tokenizers import ByteTokenizer, load_tokenizer, tokenizer_files, tokenizer_name
-from blockzoo.tokenizers.writing import _for_oniguruma
+from blockzoo.tokenizers.writing import _for_oniguruma, _of_tiktoken
 
 TEXT = "Hello wörld! It's 12345 o'clock…\n\n\t  日本語 🙂 e\u0301 <think>x</think> end  \n"
 
@@ -135,6 +135,16 @@ def test_as_files_a_tokenizer_that_another_checkpoint_names_is_the_one_it_leads_
     before, after = (load_tokenizer(place, registry=registry) for place in (folder, made))
     assert before.encode(TEXT) == after.encode(TEXT)
     assert after.encode("<|im_end|>", control=True) == [151645]
+
+
+def test_as_files_added_tokens_keep_ids_that_leave_some_out() -> None:
+    """As those of ``cl100k_base`` do."""
+    import tiktoken
+
+    ranks = {**{bytes([byte]): byte for byte in range(256)}, b"ab": 256}
+    encoding = tiktoken.Encoding("gaps", pat_str=r"\w+|\W+", mergeable_ranks=ranks, special_tokens={"<|x|>": 300})
+    found = _of_tiktoken(encoding)
+    assert found.encode("cab<|x|>!").ids == encoding.encode("cab<|x|>!", allowed_special="all") == [99, 256, 300, 33]
 
 
 def test_what_gives_nothing_back_is_told_in_the_words_of_the_other_engine() -> None:

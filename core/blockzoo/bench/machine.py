@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from blockzoo.memory import fields, total_memory
+from blockzoo.memory import fields, kilobytes, total_memory
 
 STATUS, CPUINFO = Path("/proc/self/status"), Path("/proc/cpuinfo")
 
@@ -19,10 +19,10 @@ def peak_bytes() -> int:
 
     Linux counts ru_maxrss on through exec, so a small child of a large process would look large: VmHWM doesn't.
     """
-    if (kilobytes := fields(STATUS).get("VmHWM")) is not None:
-        return int(kilobytes.split()[0]) * 1024
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
+    if (most := fields(STATUS).get("VmHWM")) is not None:
+        return kilobytes(most)
+    counted = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return counted if sys.platform == "darwin" else counted * 1024
 
 
 def describe(threads: int) -> dict[str, Any]:

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from blockzoo.accounting import parameters_of
 from blockzoo.blocks import QuantizerConfig
+from blockzoo.building import check_room
 from blockzoo.checkpoints.keymap import Target, Want
 from blockzoo.checkpoints.safetensors_io import StoredTensor
 from blockzoo.checkpoints.values import check_unpacked, check_values
 from blockzoo.errors import CheckpointError
-from blockzoo.memory import check_memory
 from blockzoo.model import Decoder
 from blockzoo.quantization import packed_names
 from blockzoo.storage import room
@@ -41,9 +41,7 @@ class Places:
 
     def check_memory(self, mapped: int) -> None:
         """Raise InputError where the live storage, less the bytes that are mapped, finds no room in memory."""
-        if self._model.device.type == "cpu":
-            needed = sum(tensor.nbytes for tensor in self._live.values()) - mapped
-            check_memory(needed, f"the rest of {self._model.config.name}" if mapped else self._model.config.name)
+        check_room(self._model, mapped)
 
     def put(self, target: Target, values: Tensor, row: int = 0) -> None:
         """Copy values into a canonical tensor (or its row), from ``row`` of that on."""

@@ -120,7 +120,7 @@ def _tokenizer(folder: Path, layout: str, settings: list[str], registry: Registr
     except BlockzooError:
         if config.tokenizer is not None:
             raise
-        return {}, f"; no tokenizer files are written: its tokenizer is '{tokenizer_name(config, registry=registry)}'"
+        return {}, f"; {_without(tokenizer_name(config, registry=registry))}"
     return found, f"; with {', '.join(found)} of its tokenizer"
 
 
@@ -163,8 +163,12 @@ def _random(
             progress=progress,
         )
     copied = [] if folder is None else names_beside(folder)
-    said = f"with {', '.join(copied)}" if copied else f"no tokenizer files are written: its tokenizer is '{name}'"
+    said = f"with {', '.join(copied)}" if copied else _without(name)
     note(f"{destination}: random weights of {config.name} in layout {layout}, {gigabytes(written)}; {said}")
+
+
+def _without(name: str) -> str:
+    return f"no tokenizer files are written: its tokenizer is '{name}'"
 
 
 def _check_apart(source: Path, destination: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from blockzoo.config import load_config, shipped
 from blockzoo.config.schema import ModelConfig
 from blockzoo.errors import CheckpointError, InputError
 from blockzoo.registry import Registry
+from blockzoo.tokenizers.byte_level import byte_level
 from blockzoo.tokenizers.kinds import STOP_WORDS, BytePairTokenizer, ByteTokenizer, TiktokenTokenizer
 
 if TYPE_CHECKING:
@@ -123,46 +125,23 @@ def _from_merges(folder: Path, settings: dict[str, Any], registry: Registry) -> 
     """A byte-level BPE, which cuts text as the family that knows the tokenizer's class says; GPT-2's way where none
     does.
     """
-    import tokenizers
-    from tokenizers import decoders, models, normalizers, pre_tokenizers
-
     vocabulary = read_json(folder, "vocab.json", TOKENIZER_BYTES)
     lines = read_bytes(folder, "merges.txt", TOKENIZER_BYTES).decode("utf-8", errors="replace").split("\n")
     merges: Any = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
     splitting = _splitting(settings.get("tokenizer_class"), registry.families().values())
     try:
-        tokenizer = tokenizers.Tokenizer(models.BPE(vocabulary, merges))
-        if splitting.pattern is None:
-            tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        else:
-            cut = pre_tokenizers.Split(tokenizers.Regex(splitting.pattern), "isolated")
-            level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-            tokenizer.pre_tokenizer = pre_tokenizers.Sequence([cut, level])
-        if splitting.nfc:
-            tokenizer.normalizer = normalizers.NFC()
-        tokenizer.decoder = decoders.ByteLevel()
-        _add(tokenizer, settings, splitting)
+        return byte_level(vocabulary, merges, splitting.pattern, _added(settings, splitting), nfc=splitting.nfc)
     except Exception as error:  # the library raises plain Exception
         raise CheckpointError(f"{folder}: vocab.json and merges.txt make no tokenizer ({error})") from error
-    return tokenizer
 
 
-def _add(tokenizer: tokenizers.Tokenizer, settings: dict[str, Any], splitting: Splitting) -> None:
+def _added(settings: dict[str, Any], splitting: Splitting) -> Iterator[tuple[int, str, bool]]:
     """Tokens beside the merged ones: those that tokenizer_config.json lists, else those that the class always has."""
-    from tokenizers import AddedToken
-
     listed = settings.get("added_tokens_decoder")
     if isinstance(listed, dict):
-        added = sorted((int(token), entry["content"], bool(entry.get("special"))) for token, entry in listed.items())
+        yield from sorted((int(token), entry["content"], bool(entry.get("special"))) for token, entry in listed.items())
     else:
-        added = list(splitting.added)
-    for token, word, special in added:
-        known = tokenizer.token_to_id(word)
-        tokenizer.add_tokens([AddedToken(word, special=special, normalized=False)])
-        if tokenizer.token_to_id(word) != token:
-            raise ValueError(
-                f"added token {word!r} would get the id {tokenizer.token_to_id(word)}, not {token} (was {known})"
-            )
+        yield from splitting.added
 
 
 def _splitting(tokenizer_class: object, families: Any) -> Splitting:

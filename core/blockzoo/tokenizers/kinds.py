@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from blockzoo.errors import InputError
 
@@ -96,7 +96,7 @@ class BytePairTokenizer:
     """A byte-level tokenizer of the ``tokenizers`` library."""
 
     def __init__(self, tokenizer: tokenizers.Tokenizer, stop_tokens: tuple[int, ...]) -> None:
-        self._tokenizer = tokenizer
+        self.library = tokenizer
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self._added = {token: added.content.encode() for token, added in tokenizer.get_added_tokens_decoder().items()}
@@ -106,8 +106,8 @@ class BytePairTokenizer:
         self.stop_tokens = stop_tokens
 
     def encode(self, text: str, *, control: bool = False) -> list[int]:
-        self._tokenizer.encode_special_tokens = not control
-        return _ids(self._tokenizer, text)
+        self.library.encode_special_tokens = not control
+        return _ids(self.library, text)
 
     def encode_text(self, text: str) -> list[int]:
         if any(word in text for word in self._added_words):
@@ -119,12 +119,8 @@ class BytePairTokenizer:
         """The same without the tokens beside the merged ones; made when a text first needs it, as it costs a second."""
         import tokenizers
 
-        described = json.loads(self._tokenizer.to_str())
+        described = json.loads(self.library.to_str())
         return tokenizers.Tokenizer.from_str(json.dumps({**described, "added_tokens": [], "post_processor": None}))
-
-    def described(self) -> dict[str, Any]:
-        """What a tokenizer.json says of it."""
-        return dict(json.loads(self._tokenizer.to_str()))
 
     def decode(self, tokens: Sequence[int]) -> str:
         return _text(self, tokens)
@@ -132,7 +128,7 @@ class BytePairTokenizer:
     def token_bytes(self, token: int) -> bytes:
         if token in self._added:
             return self._added[token]
-        word = self._tokenizer.id_to_token(token)
+        word = self.library.id_to_token(token)
         if word is None:
             return b""
         known = all(character in BYTE_OF for character in word)

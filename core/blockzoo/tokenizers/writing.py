@@ -7,17 +7,19 @@ import re
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from blockzoo.checkpoints import hub
 from blockzoo.checkpoints.beside import files_beside
 from blockzoo.config.schema import ModelConfig
 from blockzoo.registry import Registry
+from blockzoo.tokenizers.byte_level import byte_level
 from blockzoo.tokenizers.finding import load_tokenizer, tokenizer_name
 from blockzoo.tokenizers.kinds import BYTE_OF, ByteTokenizer, TiktokenTokenizer
 
 if TYPE_CHECKING:
     import tiktoken
+    import tokenizers
 
 CHARACTER_OF = {byte: character for character, byte in BYTE_OF.items()}
 
@@ -27,27 +29,30 @@ def tokenizer_files(config: ModelConfig, *, registry: Registry) -> dict[str, byt
     name = tokenizer_name(config, registry=registry)
     tokenizer = load_tokenizer(name, registry=registry)
     if isinstance(tokenizer, ByteTokenizer):
-        return _files(_described({CHARACTER_OF[byte]: byte for byte in range(256)}, [], None, {}), None)
+        return _files(byte_level({CHARACTER_OF[byte]: byte for byte in range(256)}, [], None, []), None)
     beside = files_beside(Path(name)) if Path(name).is_dir() else {}
     if copied := {file: content for file, content in beside.items() if file in hub.TOKENIZER}:
         return copied
     end = next((word for token in tokenizer.stop_tokens if (word := tokenizer.token_bytes(token).decode())), None)
     if isinstance(tokenizer, TiktokenTokenizer):
         return _files(_of_tiktoken(tokenizer.encoding), end)
-    return _files(tokenizer.described(), end)
+    return _files(tokenizer.library, end)
 
 
-def _of_tiktoken(encoding: tiktoken.Encoding) -> dict[str, Any]:
+def _of_tiktoken(encoding: tiktoken.Encoding) -> tokenizers.Tokenizer:
     """tiktoken ranks tokens in the order they were merged in: a token's halves are what ranks before it make of it."""
     ranks = encoding._mergeable_ranks
     words = {token: "".join(map(CHARACTER_OF.__getitem__, token)) for token in ranks}
     merges = []
     for token, rank in sorted(ranks.items(), key=lambda pair: pair[1]):
         if len(token) > 1:
-            merges.append([words[half] for half in _halves(token, ranks, rank)])
-    vocabulary = {words[token]: rank for token, rank in ranks.items()}
+            first, second = _halves(token, ranks, rank)
+            merges.append((words[first], words[second]))
     special = {token: word for word, token in reversed(encoding._special_tokens.items())}  # one may have two words
-    return _described(vocabulary, merges, _for_oniguruma(encoding._pat_str), dict(sorted(special.items())))
+    added = [(token, word, True) for token, word in sorted(special.items())]
+    # a word of the vocabulary keeps its id: those of added tokens may leave some out
+    vocabulary = {words[token]: rank for token, rank in ranks.items()} | {word: token for token, word, _ in added}
+    return byte_level(vocabulary, merges, _for_oniguruma(encoding._pat_str), added)
 
 
 def _for_oniguruma(pattern: str) -> str:
@@ -64,29 +69,11 @@ def _halves(token: bytes, ranks: Mapping[bytes, int], rank: int) -> tuple[bytes,
     return parts[0], parts[1]
 
 
-def _described(
-    vocabulary: dict[str, int], merges: list[list[str]], pattern: str | None, special: Mapping[int, str]
-) -> dict[str, Any]:
-    """What tokenizer.json says of a byte-level BPE that cuts text by ``pattern`` first."""
-    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
-    cut = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
-    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [{"id": token, "content": word, **flags, "special": True} for token, word in special.items()],
-        "normalizer": None,
-        "pre_tokenizer": level if pattern is None else {"type": "Sequence", "pretokenizers": [cut, level]},
-        "post_processor": None,
-        "decoder": level,
-        "model": {"type": "BPE", "vocab": vocabulary, "merges": merges},
-    }
-
-
-def _files(described: dict[str, Any], end: str | None) -> dict[str, bytes]:
+def _files(tokenizer: tokenizers.Tokenizer, end: str | None) -> dict[str, bytes]:
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
     if end is not None:
         settings["eos_token"] = end
-    texts = {"tokenizer.json": described, "tokenizer_config.json": settings}
-    return {name: json.dumps(value, ensure_ascii=False, indent=1).encode() for name, value in texts.items()}
+    return {
+        "tokenizer.json": tokenizer.to_str().encode(),
+        "tokenizer_config.json": json.dumps(settings, indent=1).encode(),
+    }
